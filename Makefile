@@ -1,0 +1,27 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/ready
+	cd selective_labeling && ../$(BIN)/python usl-cifar.py --cfg configs/digits_usl.yaml
+	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/digits_compare.yaml
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# What the original README says, in an environment of its own.
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/ready-dev: .venv/ready
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@

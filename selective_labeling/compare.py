@@ -1,0 +1,90 @@
+"""Compare ways to choose images, by a linear classifier trained on the picks.
+
+    cd selective_labeling && python compare.py --cfg configs/digits_compare.yaml
+
+For every budget and seed: random picks, stratified ones (the same number from each class, which
+needs all labels), k-means centres and USL. A logistic regression on the features of the picks is
+scored on the test images. Prints mean and standard deviation over the seeds; writes results.csv,
+one row a run, and report.html.
+"""
+
+import pandas as pd
+import torch
+
+from usl import steps
+from usl.config import compare_defaults, parse
+from usl.data.datasets import open_dataset
+from usl.metrics import linear_probe, summarize
+from usl.report.selection import SeedResult, Table
+from usl.run import cli, start
+from usl.selection.baselines import central_picks, stratified_picks
+from usl.selection.points import Points
+from usl.selection.random import random_picks
+from usl.selection.usl import check_budget
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage."""
+    cfg = parse(compare_defaults(), argv, script=__file__, doc=__doc__)
+    regularizer = steps.regularizer_of(cfg.USL.REG)
+    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    for budget in cfg.COMPARE.BUDGETS:
+        check_budget(budget, len(train))
+    steps.check_neighbors(cfg.USL.KNN_K, len(train))
+    encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, train)
+    run = start(cfg, argv, script=__file__)
+
+    # 1. Features of the images to choose from, and of those that test the choice.
+    size = cfg.DATALOADER.BATCH_SIZE
+    features = steps.image_features(run, encoder, train, batch_size=size)
+    held_out = steps.image_features(run, encoder, test, batch_size=size, name="test_feats.npy")
+    points = Points(features, run.device)
+    density = steps.neighbors(run, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
+
+    known = torch.from_numpy(train.labels)
+    rows, shown = [], []
+    for budget in cfg.COMPARE.BUDGETS:
+        for seed in cfg.USL.SEEDS:
+            # 2. The picks of every selector.
+            grouped = steps.clusters(
+                run, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS
+            )
+            chosen = steps.picks(
+                run, points, density, grouped, budget=budget, seed=seed, regularizer=regularizer
+            )
+            selections = {
+                "random": random_picks(len(train), budget, seed=seed),
+                "stratified": stratified_picks(known, budget, seed=seed),
+                "k-means centres": central_picks(points, grouped)[:budget],
+                "USL": chosen.indices,
+            }
+            # 3. What they are worth.
+            for selector, picks in selections.items():
+                labels = train.labels[picks]
+                accuracy = linear_probe(features[picks], labels, held_out, test.labels)
+                rows.append((train.name, selector, budget, seed, accuracy))
+            if budget == cfg.COMPARE.BUDGETS[0]:
+                sizes = grouped.sizes[chosen.clusters].numpy()
+                shown.append(SeedResult(seed, chosen.indices.numpy(), sizes))
+
+    # 4. Mean and spread over the seeds.
+    results = pd.DataFrame(rows, columns=["dataset", "selector", "budget", "seed", "accuracy"])
+    run.save_text("results.csv", results.to_csv(index=False))
+    table = summarize(results)
+    print(table.to_string())
+    head = ["", *(f"{budget} labels" for budget in table.columns)]
+    steps.finish(
+        run,
+        shown,
+        title=f"{len(shown[0].picks)} of {len(train)} images worth labelling",
+        facts={"Data set": train.name, "Encoder": cfg.MODEL.ARCH, "Test images": len(test)},
+        images=train,
+        points=points,
+        density=density,
+        table=Table(head, table.reset_index().values.tolist()),
+    )
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,388 @@
+"""Settings of the stages: defaults, YAML files that inherit, options of the command line, paths.
+
+The only module that knows YACS. A stage's settings are its defaults, changed by the file that
+``BASE`` names, by the file of ``--cfg`` and by ``--opts``, in this order, then frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from yacs.config import CfgNode as CfgNode
+
+from usl.errors import InputError
+
+STAGE_FOLDERS = (
+    "selective_labeling",
+    "usl-t_pretraining",
+    "semisup-fixmatch-cifar",
+    "semisup-simclrv2-cld",
+    "semisup-simclrv2",
+    "selfsup-simclr-cld",
+)
+PATH_KEYS = ("SAVE_DIR", "RUN_DIR", "DATASET.ROOT_DIR", "MODEL.PRETRAIN_PATH", "FEATURES.PATH")
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _run_defaults() -> CfgNode:
+    c = CfgNode()
+    # A YAML whose values this one starts from; relative to the file that names it.
+    c.BASE = ""
+    # Results go to RUN_DIR, or where that is empty to SAVE_DIR/RUN_NAME.
+    c.RUN_NAME = ""
+    c.SAVE_DIR = "saved"
+    c.RUN_DIR = ""
+    # False: stop if the run's folder is there already.
+    c.SAVE_DIR_EXIST_OK = True
+    # Write nothing, only print.
+    c.SKIP_SAVE = False
+    # Append the options of the command line to RUN_NAME.
+    c.OPTS_IN_RUN_NAME = False
+    # Compute everything anew, though a finished run left it here. An unfinished run goes on.
+    c.RECOMPUTE_ALL = True
+    # The same for what depends on the budget: clusters and picks.
+    c.RECOMPUTE_NUM_DEP = True
+    # auto takes CUDA if there is one; or cpu, cuda, cuda:1, …
+    c.DEVICE = "auto"
+    return c
+
+
+def _image_defaults() -> CfgNode:
+    c = _run_defaults()
+    c.DATASET = CfgNode()
+    # cifar10, cifar100, fashion-mnist or digits.
+    c.DATASET.NAME = ""
+    c.DATASET.ROOT_DIR = "../data"
+    # Mean and standard deviation for networks, by name: usl/data/transforms.py.
+    c.DATASET.TRANSFORM_NAME = ""
+    c.DATALOADER = CfgNode()
+    c.DATALOADER.BATCH_SIZE = 128
+    # Accepted for configs of the original: these data sets stay in memory and need no workers.
+    c.DATALOADER.WORKERS = 2
+    c.MODEL = CfgNode()
+    # ResNet18, with a CLD, SCAN-pretext or USL-T checkpoint, or pixels, which needs none.
+    c.MODEL.ARCH = "ResNet18"
+    c.MODEL.PRETRAIN_PATH = ""
+    # Width of the network before its head; checked against the network.
+    c.MODEL.BACKBONE_DIM = 512
+    # Load a checkpoint that holds more than tensors. It can then run any code: only your own files.
+    c.MODEL.TRUST_CHECKPOINT = False
+    return c
+
+
+def _add_usl(c: CfgNode) -> CfgNode:
+    c.USL = CfgNode()
+    # The budget: how many images can be labelled.
+    c.USL.NUM_SELECTED_SAMPLES = 40
+    # Neighbours that make the density, the image itself included.
+    c.USL.KNN_K = 400
+    # Limit; k-means stops when no image changes its cluster.
+    c.USL.K_MEANS_NITERS = 200
+    # One selection for each.
+    c.USL.SEEDS = [1, 2, 3, 4, 5]
+    c.USL.REG = CfgNode()
+    # Rounds of picking; 1: no regulariser, the densest image of each cluster.
+    c.USL.REG.NITERS = 10
+    # Weight of the regulariser.
+    c.USL.REG.W = 0.5
+    c.USL.REG.MOMENTUM = 0.9
+    # dist: picks nearer than HORIZON_DIST repel. num: the HORIZON_NUM nearest picks repel.
+    c.USL.REG.HORIZON = "dist"
+    # A squared distance.
+    c.USL.REG.HORIZON_DIST = 4.0
+    # A pick at squared distance d² repels with 1 / d²^ALPHA.
+    c.USL.REG.ALPHA = 0.5
+    c.USL.REG.HORIZON_NUM = 128
+    # With HORIZON num: leave out the own cluster's pick instead of picks at distance 0.
+    c.USL.REG.EXCLUDE_SAME_CLUSTER = False
+    c.KNN = CfgNode()
+    # Who searches neighbours: auto, torch. All find the same ones.
+    c.KNN.BACKEND = "auto"
+    return c
+
+
+def usl_defaults() -> CfgNode:
+    """Settings of ``usl-cifar.py``."""
+    return _add_usl(_image_defaults())
+
+
+def features_defaults() -> CfgNode:
+    """Settings of ``usl-features.py``."""
+    c = _add_usl(_run_defaults())
+    c.FEATURES = CfgNode()
+    # A .npy file, (images, dimensions).
+    c.FEATURES.PATH = ""
+    # Divide every row by its length first. HORIZON_DIST 4 is meant for rows of length 1.
+    c.FEATURES.NORMALIZE = False
+    return c
+
+
+def random_defaults() -> CfgNode:
+    """Settings of ``random-cifar.py``."""
+    c = _image_defaults()
+    c.RANDOM = CfgNode()
+    c.RANDOM.SEEDS = [1, 2, 3, 4, 5]
+    # The budget: how many images can be labelled.
+    c.RANDOM.NUM_SELECTED_SAMPLES = 40
+    return c
+
+
+def compare_defaults() -> CfgNode:
+    """Settings of ``compare.py``."""
+    c = _add_usl(_image_defaults())
+    c.COMPARE = CfgNode()
+    # Budgets to compare at; USL.NUM_SELECTED_SAMPLES is not used.
+    c.COMPARE.BUDGETS = [40]
+    return c
+
+
+STAGES: dict[str, Callable[[], CfgNode]] = {
+    "usl-cifar.py": usl_defaults,
+    "usl-features.py": features_defaults,
+    "random-cifar.py": random_defaults,
+    "compare.py": compare_defaults,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def parse(
+    defaults: CfgNode, argv: Sequence[str] | None = None, *, script: str, doc: str | None = None
+) -> CfgNode:
+    """Read the command line of a stage script.
+
+    Parameters
+    ----------
+    defaults : CfgNode
+        A fresh tree of the stage's defaults; it is changed.
+    argv : sequence of str, optional
+        Arguments; default those of the process.
+    script : str
+        ``__file__`` of the script. Its folder is where relative paths of defaults and YAML start.
+    doc : str, optional
+        ``__doc__`` of the script, for ``--help``.
+
+    Returns
+    -------
+    CfgNode
+        Frozen, with absolute paths.
+
+    Raises
+    ------
+    InputError
+        An unknown key, a key of another stage, a value of the wrong kind, a file not there, …
+    """
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", metavar="FILE", help="a YAML, here, at the root or in configs/")
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings that override the file"
+    )
+    arguments = parser.parse_args(argv)
+    stage = Path(script).resolve().parent
+    cfg = defaults
+    for key in PATH_KEYS:
+        _resolve(cfg, key, stage)
+    if arguments.cfg:
+        for path in _inheritance(find_config(arguments.cfg, stage)):
+            tree = _read_yaml(path)
+            merge(cfg, tree, source=str(path))
+            for key in PATH_KEYS:
+                if _has(tree, key):
+                    _resolve(cfg, key, stage)
+    # What is dumped beside the outputs stands alone.
+    cfg.BASE = ""
+    opts = arguments.opts
+    if len(opts) % 2:
+        raise InputError(f"--opts {' '.join(opts)}: give pairs of KEY VALUE")
+    for key, text in zip(opts[::2], opts[1::2], strict=True):
+        merge(cfg, _nested(key, _value(text)), source="--opts")
+        if key in PATH_KEYS:
+            _resolve(cfg, key, Path.cwd())
+    if cfg.OPTS_IN_RUN_NAME and opts:
+        cfg.RUN_NAME += "_" + "_".join(part.replace("/", "-") for part in opts)
+    if not cfg.RUN_DIR:
+        cfg.RUN_DIR = str(Path(cfg.SAVE_DIR) / (cfg.RUN_NAME or Path(script).stem))
+    cfg.freeze()
+    return cfg
+
+
+def merge(cfg: CfgNode, tree: dict[str, Any], *, source: str, prefix: str = "") -> None:
+    """Put the values of a nested dict into settings; every key must be there, with its kind.
+
+    Raises
+    ------
+    InputError
+        Names the key, and ``source``, where it comes from.
+    """
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            raise InputError(f"{source}: {_unknown(cfg, str(key), name)}")
+        if isinstance(cfg[key], CfgNode):
+            if not isinstance(value, dict):
+                raise InputError(f"{source}: {name} is a section; give it keys")
+            merge(cfg[key], value, source=source, prefix=f"{name}.")
+        else:
+            cfg[key] = _converted(cfg[key], value, name, source)
+
+
+def dump(cfg: CfgNode) -> str:
+    """Settings as YAML, which ``--cfg`` reads again."""
+    return str(cfg.dump(sort_keys=False))
+
+
+def as_dict(cfg: CfgNode) -> dict[str, Any]:
+    """Settings as nested dicts of plain values."""
+    return {k: as_dict(v) if isinstance(v, CfgNode) else v for k, v in cfg.items()}
+
+
+def find_config(name: str, stage: Path) -> Path:
+    """Look for a YAML as given, then from the repository root, then in the stage's ``configs``."""
+    places = [Path(name), stage.parent / name, stage / "configs" / name]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    tried = ", ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise InputError(f"there is no config {name}; tried {tried}")
+
+
+def find_input(path: str, what: str) -> Path:
+    """Look for an input file where people of the original have it.
+
+    As given; then, for a path below a stage's ``pretrained``, in every stage's ``pretrained`` and
+    at the repository root, where the original's ``tar`` commands leave it.
+
+    Parameters
+    ----------
+    path : str
+        Absolute, as in parsed settings.
+    what : str
+        For the error, such as "checkpoint (MODEL.PRETRAIN_PATH)".
+
+    Raises
+    ------
+    InputError
+        It is nowhere; every place tried is listed.
+    """
+    given = Path(path)
+    places = [given]
+    for folder in given.parents:
+        if folder.name == "pretrained" and folder.parent.name in STAGE_FOLDERS:
+            root, rest = folder.parent.parent, given.relative_to(folder)
+            places += [root / stage / "pretrained" / rest for stage in STAGE_FOLDERS]
+            places.append(root / rest)
+    for place in places:
+        if place.is_file():
+            return place
+    tried = ", ".join(dict.fromkeys(map(str, places)))
+    raise InputError(f"there is no {what}; put {given.name} in one of the places tried: {tried}")
+
+
+def _inheritance(path: Path) -> list[Path]:
+    chain = [path]
+    while base := _read_yaml(chain[0]).get("BASE"):
+        if not isinstance(base, str):
+            raise InputError(f"{chain[0]}: BASE is {base!r}; give the path of a YAML")
+        parent = (chain[0].parent / base).resolve()
+        if parent in chain:
+            raise InputError(f"{chain[0]}: BASE {base} leads back to itself")
+        if not parent.is_file():
+            raise InputError(f"{chain[0]}: BASE {base} is not there; tried {parent}")
+        chain.insert(0, parent)
+    return chain
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{where} is not YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} holds no KEY: VALUE pairs")
+    return tree
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _converted(default: Any, value: Any, name: str, source: str) -> Any:
+    if isinstance(default, list):
+        if not isinstance(value, list):
+            raise InputError(f"{source}: {name} is {value!r}; give a list")
+        return [_converted(default[0], v, f"{name}[{i}]", source) for i, v in enumerate(value)]
+    kind = type(default)
+    if kind is float and not isinstance(value, bool):
+        try:
+            # YAML takes 1e-4 for a text; a number was meant.
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if type(value) is not kind:
+        raise InputError(f"{source}: {name} is {value!r}; give {KINDS[kind]}")
+    return value
+
+
+def _unknown(cfg: CfgNode, key: str, name: str) -> str:
+    owners = [s for s, defaults in STAGES.items() if _has(defaults(), name)]
+    if owners:
+        return f"{name} is a setting of another stage ({', '.join(owners)}); remove it"
+    close = difflib.get_close_matches(name, [name[: -len(key)] + k for k in cfg], n=1, cutoff=0.5)
+    if not close:
+        close = [full for full in _leaves(cfg) if full.split(".")[-1] == key.split(".")[-1]][:1]
+    meant = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(cfg)}"
+    return f"unknown key {name}{meant}"
+
+
+def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _has(tree: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def _resolve(cfg: CfgNode, key: str, folder: Path) -> None:
+    """Make a path absolute; an empty one stays empty."""
+    if not _has(cfg, key):
+        return
+    *sections, last = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    if cfg[last]:
+        # normpath rather than resolve: a linked data folder keeps the name people gave it.
+        cfg[last] = str(Path(os.path.normpath(folder / Path(cfg[last]).expanduser())))

@@ -1,0 +1,1 @@
+"""Data sets by name, and the fixed transforms that networks see them through."""

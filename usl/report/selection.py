@@ -1,0 +1,159 @@
+"""The report of a selection: the picks as pictures, a map, class counts, timings, the command."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usl.artifacts import save_text
+from usl.data.datasets import ImageDataset
+from usl.metrics import class_counts
+from usl.report.pictures import image_uri, map_uri, plane
+
+log = logging.getLogger("usl")
+
+# Pictures of picks of one seed; with more, the page would not open quickly.
+PICTURES = 400
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """The picks of one seed.
+
+    Attributes
+    ----------
+    seed : int
+    picks : ndarray (B,), int
+    sizes : ndarray (B,), int, or None
+        Members of each pick's cluster.
+    """
+
+    seed: int
+    picks: np.ndarray
+    sizes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def print_picks(result: SeedResult, dataset: ImageDataset | None = None) -> None:
+    """Print what the original prints for a seed: number, class counts, indices."""
+    print(f"seed {result.seed}: {len(result.picks)} picks")
+    if dataset is not None and dataset.labels is not None:
+        counts = class_counts(dataset.labels, result.picks, len(dataset.classes))
+        print(f"class counts: {counts.tolist()}, largest {counts.max()}, smallest {counts.min()}")
+    print(f"indices: {result.picks.tolist()}", flush=True)
+
+
+def feature_map(
+    features: np.ndarray, density: np.ndarray, results: Sequence[SeedResult]
+) -> list[str]:
+    """Maps of the features, (N, D), one for each seed's picks, as data URIs."""
+    rows, places = plane(features, np.unique(np.concatenate([r.picks for r in results])))
+    where = {int(row): i for i, row in enumerate(rows)}
+    return [
+        map_uri(places, density[rows], np.array([where[int(p)] for p in r.picks])) for r in results
+    ]
+
+
+def write_selection_report(
+    path: Path,
+    results: Sequence[SeedResult],
+    *,
+    title: str,
+    facts: dict[str, Any],
+    command: str,
+    timings: dict[str, float],
+    dataset: ImageDataset | None = None,
+    maps: Sequence[str] | None = None,
+    table: Table | None = None,
+) -> None:
+    """Write ``report.html``, one file that needs no network.
+
+    Parameters
+    ----------
+    path : Path
+    results : sequence of SeedResult
+    title : str
+    facts : dict
+        Shown as name and value: data set, encoder, budget, …
+    command : str
+        What repeats the run.
+    timings : dict of str to float
+        Seconds by step.
+    dataset : ImageDataset, optional
+        For pictures, and for class counts if it has labels.
+    maps : sequence of str, optional
+        From :func:`feature_map`.
+    table : Table, optional
+        Results, above everything else.
+    """
+    page = (
+        _environment()
+        .get_template("template.html")
+        .render(
+            title=title,
+            facts=facts,
+            command=command,
+            timings=timings,
+            table=table,
+            classes=dataset.classes if dataset is not None and dataset.labels is not None else None,
+            seeds=[
+                {
+                    "seed": result.seed,
+                    "tiles": _tiles(result, dataset),
+                    "hidden": max(0, len(result.picks) - PICTURES) if dataset is not None else 0,
+                    "map": map_,
+                    "counts": _counts(result, dataset),
+                    "indices": result.picks.tolist(),
+                }
+                for result, map_ in zip(results, maps or [""] * len(results), strict=True)
+            ],
+        )
+    )
+    save_text(path, page)
+    log.info("wrote %s", path)
+
+
+def _environment() -> Any:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def _tiles(result: SeedResult, dataset: ImageDataset | None) -> list[dict[str, Any]]:
+    if dataset is None:
+        return []
+    tiles = []
+    for number, index in enumerate(result.picks[:PICTURES].tolist(), start=1):
+        label = None if dataset.labels is None else dataset.classes[dataset.labels[index]]
+        size = None if result.sizes is None else int(result.sizes[number - 1])
+        picture = image_uri(dataset.images[index], dataset.white)
+        tiles.append(
+            {"number": number, "index": index, "label": label, "size": size, "picture": picture}
+        )
+    return tiles
+
+
+def _counts(result: SeedResult, dataset: ImageDataset | None) -> list[int] | None:
+    if dataset is None or dataset.labels is None:
+        return None
+    counts: list[int] = class_counts(dataset.labels, result.picks, len(dataset.classes)).tolist()
+    return counts

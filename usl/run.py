@@ -1,0 +1,366 @@
+"""One run of a stage script: its folder, device, log, record, and arrays that need no recomputing.
+
+``RUN_DIR/run.json`` records what ran and, for each saved array, its fingerprint and what it was
+computed from. An array is reused while that holds. A file that the record does not know, such as
+a released result, is checked and used. What is replaced and was not ours is kept as ``.released``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from usl.artifacts import fingerprint, load_array, save_array, save_text
+from usl.config import CfgNode, as_dict, dump
+from usl.errors import InputError
+
+log = logging.getLogger("usl")
+
+PACKAGES = ("usl", "torch", "torchvision", "numpy", "scikit-learn", "pandas", "timm")
+ADVICE = "remove it, or set RECOMPUTE_ALL True"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A saved array: its name, and what it must look like to be used.
+
+    Attributes
+    ----------
+    name : str
+        File name in RUN_DIR.
+    shape : tuple
+        None stands for any length.
+    kind : str
+        NumPy kinds of dtype accepted.
+    low, high : float
+        All values must lie between, ends included.
+    optional : bool
+        A result from elsewhere may lack it.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    kind: str = "f"
+    low: float = -np.finfo(np.float64).max
+    high: float = np.finfo(np.float64).max
+    optional: bool = False
+
+    def load(self, folder: Path) -> np.ndarray:
+        """Read and check it."""
+        return load_array(
+            folder / self.name,
+            shape=self.shape,
+            kind=self.kind,
+            limits=(self.low, self.high),
+            advice=ADVICE,
+        )
+
+
+class Run:
+    """See the module. Made by :func:`start`.
+
+    Attributes
+    ----------
+    folder : Path or None
+        RUN_DIR; None with SKIP_SAVE, when nothing is written.
+    device : torch.device
+    command : str
+        What to type to repeat the run.
+    timings : dict of str to float
+        Seconds by step.
+    facts : dict
+        What :meth:`note` was told.
+    """
+
+    def __init__(self, cfg: CfgNode, folder: Path | None, device: torch.device, command: str):
+        self.cfg, self.folder, self.device, self.command = cfg, folder, device, command
+        self.timings: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self._prints: dict[str, str] = {}
+        self._record: dict[str, Any] = {"arrays": {}, "stale": {}}
+        if folder is not None:
+            self._take_up(folder)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the record: the data set's and the checkpoint's fingerprints, results."""
+        self.facts.update(facts)
+        self._record.update(facts)
+        self._write()
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the seconds spent inside to ``timings[step]``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begin
+            self.timings[step] = round(self.timings.get(step, 0.0) + spent, 3)
+
+    def cached(
+        self,
+        expected: Sequence[Expected],
+        source: dict[str, Any],
+        compute: Callable[[], Sequence[np.ndarray]],
+        *,
+        by_budget: bool = False,
+    ) -> list[np.ndarray | None]:
+        """Return arrays that belong together: saved ones if they still hold, else computed ones.
+
+        Parameters
+        ----------
+        expected : sequence of Expected
+        source : dict
+            All that the arrays depend on: options, and fingerprints of what they are made from.
+        compute : callable
+            Returns the arrays, in the order of ``expected``; they are saved.
+        by_budget : bool
+            They depend on the budget, so RECOMPUTE_NUM_DEP sets them aside.
+
+        Returns
+        -------
+        list of ndarray
+            None for an optional array that a result from elsewhere lacks.
+        """
+        names = " ".join(e.name for e in expected)
+        if self.folder is not None:
+            if self._recorded(expected, source):
+                log.info("reused %s", names)
+                return [e.load(self.folder) for e in expected]
+            if self._may_use_foreign(expected, by_budget):
+                log.info("using %s, which this run did not make", names)
+                return [self._foreign(e) for e in expected]
+        arrays: list[np.ndarray | None] = list(compute())
+        for e, array in zip(expected, arrays, strict=True):
+            assert array is not None
+            self.save(e.name, array, source, by_budget=by_budget)
+        return arrays
+
+    def save(
+        self, name: str, array: np.ndarray, source: dict[str, Any], *, by_budget: bool = False
+    ) -> None:
+        """Save an array and record what it was computed from."""
+        self._prints[name] = fingerprint(array)
+        if self.folder is None:
+            return
+        path = self.folder / name
+        if path.exists() and not self._is_ours(name):
+            self._keep_foreign(path, array)
+        # Recorded before it is written: a file that is not as recorded is never taken for this.
+        stale = self._record["stale"].setdefault(name, [])
+        if name in self._record["arrays"]:
+            stale.append(self._record["arrays"][name]["sha256"])
+        self._record["arrays"][name] = {
+            "sha256": self._prints[name],
+            "source": source,
+            "by_budget": by_budget,
+        }
+        self._write()
+        save_array(path, array)
+
+    def save_text(self, name: str, text: str) -> None:
+        """Save a text, such as a CSV."""
+        if self.folder is not None:
+            save_text(self.folder / name, text)
+
+    def print_of(self, name: str) -> str:
+        """Fingerprint of an array that this run has saved, reused or taken."""
+        return self._prints[name]
+
+    def finish(self) -> None:
+        """Mark the run as complete: from now on RECOMPUTE_ALL computes anew."""
+        self.note(finished=True, timings=self.timings, ended=_now())
+        if self.folder is not None:
+            log.info("results are in %s", self.folder)
+
+    def _take_up(self, folder: Path) -> None:
+        path = folder / "run.json"
+        old: dict[str, Any] = {}
+        if path.exists():
+            try:
+                old = json.loads(path.read_text(encoding="utf-8"))
+                old["arrays"].items(), old["stale"].items()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                raise InputError(f"{path} is not a record of a run; remove it") from None
+        settings = as_dict(self.cfg)
+        goes_on = bool(old) and not old.get("finished") and old.get("config") == settings
+        arrays, stale = old.get("arrays", {}), old.get("stale", {})
+        if not goes_on:
+            for name, entry in list(arrays.items()):
+                if self.cfg.RECOMPUTE_ALL or (self.cfg.RECOMPUTE_NUM_DEP and entry["by_budget"]):
+                    stale.setdefault(name, []).append(arrays.pop(name)["sha256"])
+        elif arrays:
+            log.info("an unfinished run with these settings goes on")
+        self._record = {
+            "command": self.command,
+            "started": _now(),
+            "finished": False,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "platform": platform.platform(),
+            "versions": _versions(),
+            "config": settings,
+            "arrays": arrays,
+            "stale": stale,
+        }
+        self._write()
+
+    def _write(self) -> None:
+        if self.folder is not None:
+            save_text(self.folder / "run.json", json.dumps(self._record, indent=1) + "\n")
+
+    def _recorded(self, expected: Sequence[Expected], source: dict[str, Any]) -> bool:
+        for e in expected:
+            entry = self._record["arrays"].get(e.name)
+            if entry is None or entry["source"] != json.loads(json.dumps(source)):
+                return False
+            if self._print_on_disk(e.name) != entry["sha256"]:
+                return False
+        self._prints.update({e.name: self._record["arrays"][e.name]["sha256"] for e in expected})
+        return True
+
+    def _print_on_disk(self, name: str) -> str | None:
+        assert self.folder is not None
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            return fingerprint(load_array(path, kind="fiub"))
+        except InputError:
+            # Whatever it is, it is not as recorded.
+            return "unreadable"
+
+    def _is_ours(self, name: str) -> bool:
+        known = list(self._record["stale"].get(name, []))
+        if name in self._record["arrays"]:
+            known.append(self._record["arrays"][name]["sha256"])
+        return self._print_on_disk(name) in known
+
+    def _may_use_foreign(self, expected: Sequence[Expected], by_budget: bool) -> bool:
+        assert self.folder is not None
+        if self.cfg.RECOMPUTE_ALL or (by_budget and self.cfg.RECOMPUTE_NUM_DEP):
+            return False
+        needed = [e.name for e in expected if not e.optional]
+        return all((self.folder / n).exists() and not self._is_ours(n) for n in needed)
+
+    def _foreign(self, expected: Expected) -> np.ndarray | None:
+        assert self.folder is not None
+        missing = not (self.folder / expected.name).exists()
+        if expected.optional and (missing or self._is_ours(expected.name)):
+            return None
+        array = expected.load(self.folder)
+        self._prints[expected.name] = fingerprint(array)
+        return array
+
+    def _keep_foreign(self, path: Path, array: np.ndarray) -> None:
+        """A file from elsewhere is about to be replaced: say whether it differs, and keep it."""
+        if self._print_on_disk(path.name) == fingerprint(array):
+            return
+        kept = path.with_name(path.name + ".released")
+        os.replace(path, kept)
+        log.warning("%s differs from what was computed here; kept as %s", path.name, kept.name)
+
+
+def start(cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str) -> Run:
+    """Begin a run: device, RUN_DIR with ``config.yaml`` and ``run.log``, record.
+
+    Parameters
+    ----------
+    cfg : CfgNode
+        Parsed settings.
+    argv : sequence of str, optional
+        As given to :func:`usl.config.parse`.
+    script : str
+        ``__file__`` of the script.
+
+    Raises
+    ------
+    InputError
+        The device is not there, or RUN_DIR cannot be used.
+    """
+    device = choose_device(cfg.DEVICE)
+    words = [Path(script).name, *(sys.argv[1:] if argv is None else argv)]
+    here = Path(script).resolve().parent.name
+    command = f"cd {here} && python {shlex.join(words)}"
+    folder = None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR)
+    if folder is not None:
+        if folder.exists() and not cfg.SAVE_DIR_EXIST_OK:
+            raise InputError(f"{folder} is there already; choose another RUN_NAME")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"cannot make RUN_DIR {folder}: {reason}; choose another") from None
+        save_text(folder / "config.yaml", dump(cfg))
+    _start_log(folder)
+    log.info("%s on %s", Path(script).name, device)
+    return Run(cfg, folder, device, command)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of ``DEVICE``; ``auto`` takes CUDA if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"DEVICE {name} is not on this machine; choose auto or cpu") from None
+    return device
+
+
+def cli(main: Callable[[], Any]) -> NoReturn:
+    """Run a script's ``main``; bad input becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _start_log(folder: Path | None) -> None:
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if folder is not None:
+        handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,1 @@
+"""Density, clusters and picks: tensors in, tensors out."""

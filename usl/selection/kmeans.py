@@ -1,0 +1,223 @@
+"""Lloyd's k-means, the same for every block size, thread count and device (section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from usl.errors import InputError
+from usl.selection.points import (
+    BLOCK_ROWS,
+    SCRATCH,
+    Points,
+    as_points,
+    blocks,
+    first_argmin,
+    squared_distances,
+)
+
+# Float32 distances of one block of the assignment: 16 MB, so that they stay in the cache.
+ASSIGN_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A clustering of N points.
+
+    Attributes
+    ----------
+    labels : Tensor (N,), int64
+        Cluster of each point.
+    centroids : Tensor (C, D), float64
+        Means of the members. A cluster without any keeps the last mean it had.
+    """
+
+    labels: Tensor
+    centroids: Tensor
+
+    @property
+    def sizes(self) -> Tensor:
+        """Members of each cluster, (C,), int64."""
+        return torch.bincount(self.labels, minlength=len(self.centroids))
+
+
+def kmeans(
+    features: Any,
+    clusters: int,
+    *,
+    seed: int,
+    iterations: int = 200,
+    alive: int = 0,
+    device: str | torch.device = "cpu",
+) -> Clusters:
+    """Cluster points with Lloyd's algorithm.
+
+    The first centroids are the points ``torch.randperm(N)[:clusters]`` drawn on the CPU after
+    ``torch.manual_seed(seed)`` (published selections depend on that). A cluster that empties is
+    never chosen again. Stopping once no label changes gives what all iterations would give.
+
+    Parameters
+    ----------
+    features : array, tensor or Points, shape (N, D)
+    clusters : int
+        C, from 1 to N.
+    seed : int
+        Of the first centroids.
+    iterations : int
+        Limit; at least 1.
+    alive : int
+        How many clusters must have members in the end. Where fewer have, each empty one in index
+        order takes, from the clusters with more than one member, the point farthest from its
+        centroid.
+    device : str or torch.device
+        Where to compute, unless ``features`` are Points.
+
+    Returns
+    -------
+    Clusters
+        On the CPU.
+
+    Raises
+    ------
+    InputError
+        Bad features, or ``clusters`` or ``iterations`` out of range.
+    """
+    points = as_points(features, device)
+    if not 1 <= clusters <= len(points):
+        raise InputError(f"{clusters} clusters of {len(points)} images; choose 1 to {len(points)}")
+    if iterations < 1:
+        raise InputError(f"{iterations} k-means iterations; choose at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randperm(len(points), generator=generator)[:clusters]
+    result = _lloyd(points, points.host[first].double(), iterations)
+    return _revive(points, result, alive)
+
+
+def _lloyd(points: Points, centroids: Tensor, iterations: int) -> Clusters:
+    living = torch.ones(len(centroids), dtype=torch.bool)
+    labels = torch.full((len(points),), -1)
+    with tqdm(total=iterations, desc="k-means", unit="iteration", disable=None) as bar:
+        for _ in range(iterations):
+            before, labels = labels, assign(points, centroids, living)
+            bar.update()
+            if torch.equal(before, labels):
+                break
+            sums, counts = member_sums(points.host, labels, len(centroids))
+            living = counts > 0
+            centroids = torch.where(living[:, None], sums / counts.clamp_min(1)[:, None], centroids)
+    return Clusters(labels, centroids)
+
+
+def assign(points: Points, centroids: Tensor, living: Tensor | None = None) -> Tensor:
+    """Nearest centroid of every point; ties go to the lowest index.
+
+    Float32 products propose; where a second centroid is as near as the first within their error,
+    exact float64 distances decide.
+
+    Parameters
+    ----------
+    points : Points, N of them
+    centroids : Tensor (C, D), float64
+    living : Tensor (C,), bool, optional
+        Only these may be chosen; default all.
+
+    Returns
+    -------
+    Tensor (N,), int64, on the CPU
+    """
+    centroids = centroids.to(points.device)
+    fast = points.shifted(centroids).float()
+    norms = (fast * fast).sum(dim=1)
+    if living is not None:
+        norms[~living.to(points.device)] = torch.inf
+    labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    size = max(1, min(BLOCK_ROWS, ASSIGN_ELEMENTS // len(centroids)))
+    tile = torch.empty(size, len(centroids), device=points.device)
+    for start, stop in blocks(len(points), size):
+        distances = tile[: stop - start]
+        torch.addmm(norms, points.fast[start:stop], fast.T, alpha=-2, out=distances)
+        distances += points.norms[start:stop, None]
+        nearest = distances.min(dim=1)
+        labels[start:stop] = nearest.indices
+        within = distances <= _within(points, start, stop, nearest.values)[:, None]
+        doubtful = (within.sum(dim=1) > 1).nonzero()[:, 0]
+        if len(doubtful):
+            labels[start + doubtful] = _settle(
+                points, start + doubtful, within[doubtful], centroids
+            )
+    return labels.cpu()
+
+
+def _within(points: Points, start: int, stop: int, best: Tensor) -> Tensor:
+    """Up to which float32 value a centroid may in truth be as near as the best seems.
+
+    From ``error · (2r + d)² ≤ error · (8r² + 2d²)``, once for the best and once for the other.
+    """
+    slack = 8 * points.error * points.norms[start:stop].double()
+    truly = (best.double().clamp_min(0) + slack) / (1 - 2 * points.error)
+    return ((1 + 2 * points.error) * truly + slack).float() * (1 + 1e-6)
+
+
+def _settle(points: Points, rows: Tensor, within: Tensor, centroids: Tensor) -> Tensor:
+    exact = torch.full(within.shape, torch.inf, dtype=torch.float64, device=within.device)
+    who, which = within.nonzero(as_tuple=True)
+    step = max(1, SCRATCH // points.dim)
+    for a in range(0, len(who), step):
+        i, c = who[a : a + step], which[a : a + step]
+        exact[i, c] = squared_distances(points.exact[rows[i]], centroids[c])
+    return first_argmin(exact)
+
+
+def member_sums(features: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Sum of the members of each cluster in float64, over fixed blocks of rows added in order.
+
+    Parameters
+    ----------
+    features : Tensor (N, D), on the CPU, where adding by index keeps the order of the rows
+    labels : Tensor (N,), int64
+    clusters : int
+
+    Returns
+    -------
+    sums : Tensor (C, D), float64
+    counts : Tensor (C,), int64
+    """
+    sums = torch.zeros(clusters, features.shape[1], dtype=torch.float64)
+    block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
+    for start, stop in blocks(len(features)):
+        rows = block[: stop - start].copy_(features[start:stop])
+        sums += torch.zeros_like(sums).index_add_(0, labels[start:stop], rows)
+    return sums, torch.bincount(labels, minlength=clusters)
+
+
+def _revive(points: Points, result: Clusters, alive: int) -> Clusters:
+    """Give empty clusters a member until ``alive`` clusters have one (DESIGN: exactly B picks)."""
+    labels, centroids = result.labels.clone(), result.centroids.clone()
+    counts = torch.bincount(labels, minlength=len(centroids))
+    missing = min(alive, len(centroids)) - int((counts > 0).sum())
+    if missing <= 0:
+        return result
+    distances = own_distances(points, centroids, labels)
+    for empty in (counts == 0).nonzero()[:missing, 0].tolist():
+        free = torch.where(counts[labels] > 1, distances, -1.0)
+        taken = int((free == free.max()).nonzero()[0])
+        counts[labels[taken]] -= 1
+        counts[empty] += 1
+        labels[taken] = empty
+        centroids[empty] = points.host[taken].double()
+        distances[taken] = 0.0
+    return Clusters(labels, centroids)
+
+
+def own_distances(points: Points, centroids: Tensor, labels: Tensor) -> Tensor:
+    """Exact squared distance of every point to the centroid of its cluster, (N,), float64, CPU."""
+    distances = torch.empty(len(points), dtype=torch.float64)
+    for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
+        distances[start:stop] = squared_distances(
+            points.host[start:stop], centroids[labels[start:stop]]
+        )
+    return distances

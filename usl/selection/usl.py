@@ -1,0 +1,362 @@
+"""USL: from every cluster one image, dense and far from the other picks (section 3.2).
+
+The regulariser is summed from float64 products, whose rounding error is known. Images that could be
+a cluster's best within that error are scored again from exact distances, so the picks are those of
+exact arithmetic in float64 for every block size, thread count and device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usl.errors import InputError
+from usl.selection.kmeans import kmeans
+from usl.selection.neighbors import SMALLEST, find_neighbors
+from usl.selection.points import (
+    BLOCK_ROWS,
+    SCRATCH,
+    UNIT64,
+    Points,
+    as_points,
+    blocks,
+    fold_sum,
+    squared_distances,
+)
+
+# The distance given to a pick that is left out of the regulariser, as in the released code.
+FAR = 1e10
+# Relative error allowed to a term of the regulariser before its distance is computed exactly.
+TERM_ERROR = 1e-9
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """How picks are kept apart (Eqs. 4 to 6 of the paper; both forms of the released code).
+
+    Attributes
+    ----------
+    weight : float
+        λ, in score = density - λ · R.
+    alpha : float
+        A pick at squared distance d² adds 1 / d²^alpha to R.
+    momentum : float
+        m, in R ← m·R + (1-m)·R'.
+    rounds : int
+        T, rounds of picking; R is refined between them. 1 or less: no regulariser.
+    horizon : {"dist", "num"}
+        ``dist``: the pick of the image's own cluster, and picks with d² ≥ ``horizon_dist``, are
+        left out. ``num``: only the ``horizon_num`` nearest picks count, and among them those at
+        distance 0 are left out, or, with ``exclude_same_cluster``, the own cluster's.
+        Left out means: counted as if d² were 1e10.
+    horizon_dist : float
+        A squared distance, in the units of the features.
+    horizon_num : int
+        A number of picks.
+    exclude_same_cluster : bool
+        See ``horizon``; for ``num`` only.
+    """
+
+    weight: float = 0.5
+    alpha: float = 0.5
+    momentum: float = 0.9
+    rounds: int = 10
+    horizon: str = "dist"
+    horizon_dist: float = 4.0
+    horizon_num: int = 128
+    exclude_same_cluster: bool = False
+
+    def __post_init__(self) -> None:
+        if self.horizon not in ("dist", "num"):
+            raise InputError(f"unknown horizon {self.horizon!r}; choose dist or num")
+        if self.horizon_num < 1:
+            raise InputError(f"a horizon of {self.horizon_num} picks; choose at least 1")
+        if not self.alpha > 0:
+            raise InputError(f"the regulariser's alpha is {self.alpha}; choose a positive number")
+
+
+@dataclass(frozen=True)
+class Picks:
+    """One image from each cluster used.
+
+    Attributes
+    ----------
+    indices : Tensor (B,), int64
+        The picks, clusters in index order.
+    clusters : Tensor (B,), int64
+        The cluster of each pick.
+    scores : Tensor (N,), float64
+        ``density - λ · R`` of every image in the last round.
+    """
+
+    indices: Tensor
+    clusters: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What :func:`select` returns; tensors on the CPU.
+
+    Attributes
+    ----------
+    picks : Tensor (B,), int64
+        Rows of the features worth labelling, clusters in index order.
+    clusters : Tensor (N,), int64
+        Cluster of every image.
+    density : Tensor (N,), float64
+        1 / mean squared distance to the K nearest neighbours.
+    scores : Tensor (N,), float64
+        Density minus the regulariser, in the last round.
+    """
+
+    picks: Tensor
+    clusters: Tensor
+    density: Tensor
+    scores: Tensor
+
+
+def select(
+    features: Any,
+    budget: int,
+    *,
+    seed: int = 0,
+    k: int = 400,
+    iterations: int = 200,
+    clusters: int | None = None,
+    regularizer: Regularizer | None = None,
+    backend: str = "auto",
+    device: str | torch.device = "cpu",
+) -> Selection:
+    """Choose the ``budget`` images most worth labelling, with USL.
+
+    Parameters
+    ----------
+    features : array, tensor or Points, shape (N, D)
+        Embeddings of all images; the paper's are L2-normalised.
+    budget : int
+        B, number of picks, from 1 to N.
+    seed : int
+        Of the first k-means centroids.
+    k : int
+        Neighbours that make the density, the image itself included; at most N.
+    iterations : int
+        Limit of k-means.
+    clusters : int, optional
+        C ≥ B; default B. The first B clusters with members are used.
+    regularizer : Regularizer, optional
+        Default ``Regularizer()``, the paper's values for CIFAR-10.
+    backend : str
+        See :func:`usl.selection.neighbors.find_neighbors`.
+    device : str or torch.device
+        Where to compute, unless ``features`` are Points.
+
+    Returns
+    -------
+    Selection
+        With exactly ``budget`` distinct picks.
+
+    Raises
+    ------
+    InputError
+        Bad features, or an option out of range.
+
+    Notes
+    -----
+    Wang, Lian and Yu, "Unsupervised Selective Labeling for More Effective Semi-Supervised
+    Learning", ECCV 2022, section 3.
+    """
+    points = as_points(features, device)
+    check_budget(budget, len(points))
+    wanted = budget if clusters is None else clusters
+    if wanted < budget:
+        raise InputError(f"{wanted} clusters for {budget} picks; choose at least as many")
+    density = find_neighbors(points, k, backend=backend).density
+    grouped = kmeans(points, wanted, seed=seed, iterations=iterations, alive=budget)
+    picks = pick(points, density, grouped.labels, budget, regularizer or Regularizer())
+    return Selection(picks.indices, grouped.labels, density, picks.scores)
+
+
+def check_budget(budget: int, images: int) -> None:
+    """Raise InputError unless ``budget`` picks of ``images`` images are possible."""
+    if not 1 <= budget <= images:
+        raise InputError(f"a budget of {budget} picks from {images} images; choose 1 to {images}")
+
+
+def pick(
+    features: Any, density: Tensor, labels: Tensor, budget: int, regularizer: Regularizer
+) -> Picks:
+    """Choose one image from each of the first ``budget`` clusters that have members.
+
+    Parameters
+    ----------
+    features : array, tensor or Points, shape (N, D)
+    density : Tensor (N,), float64
+        u, from :attr:`Neighbors.density`.
+    labels : Tensor (N,), int64
+        Clusters, at least 0; numbers without members are passed over.
+    budget : int
+        B.
+    regularizer : Regularizer
+
+    Returns
+    -------
+    Picks
+        On the CPU. Equal scores go to the lowest index.
+
+    Raises
+    ------
+    InputError
+        Lengths that do not fit, or fewer than ``budget`` clusters with members.
+    """
+    points = as_points(features)
+    if not len(points) == len(density) == len(labels):
+        raise InputError(
+            f"{len(points)} features, {len(density)} densities and {len(labels)} cluster labels; "
+            "give as many of each"
+        )
+    if labels.min() < 0:
+        raise InputError("cluster labels below 0; number the clusters from 0")
+    alive = torch.bincount(labels).nonzero()[:, 0]
+    if len(alive) < budget:
+        raise InputError(f"{len(alive)} clusters have members, {budget} are needed")
+    used = alive[:budget]
+    # own[i]: position among the picks of the cluster of image i; -1 for a cluster not used.
+    position = torch.full((int(alive[-1]) + 1,), -1, dtype=torch.int64)
+    position[used] = torch.arange(budget)
+    indices, scores = _Picker(points, density, position[labels], budget, regularizer).run()
+    return Picks(indices, used, scores)
+
+
+class _Picker:
+    """The rounds of one selection; holds what they share."""
+
+    def __init__(
+        self, points: Points, density: Tensor, own: Tensor, budget: int, regularizer: Regularizer
+    ) -> None:
+        self.points, self.budget, self.reg = points, budget, regularizer
+        self.density = density.to(points.device, torch.float64)
+        self.own = own.to(points.device)
+        self.members = (self.own >= 0).nonzero()[:, 0]
+        self.history: list[Tensor] = []
+        # As Points.error, for float64 products.
+        self.error = (points.dim + 16) * UNIT64
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Pick, refine the regulariser, pick again."""
+        penalty = torch.zeros_like(self.density)
+        picks = self._best(penalty)
+        for _ in range(self.reg.rounds - 1):
+            self.history.append(picks)
+            new = torch.empty_like(penalty)
+            for start, stop in blocks(len(self.points), self._rows_at_once()):
+                rows = torch.arange(start, stop, device=self.points.device)
+                new[start:stop] = self._penalty(rows, picks)
+            penalty = self._blend(penalty, new)
+            picks = self._best(penalty)
+        return picks.cpu(), (self.density - self.reg.weight * penalty).cpu()
+
+    def _rows_at_once(self) -> int:
+        return max(1, min(BLOCK_ROWS, SCRATCH // max(self.budget, self.points.dim)))
+
+    def _blend(self, old: Tensor, new: Tensor) -> Tensor:
+        return self.reg.momentum * old + (1 - self.reg.momentum) * new
+
+    def _best(self, penalty: Tensor) -> Tensor:
+        """The best-scored image of each used cluster; what rounding could decide is settled."""
+        rows = self.members
+        own = self.own[rows]
+        pull = self.reg.weight * penalty[rows]
+        scores = self.density[rows] - pull
+        doubt = 2 * TERM_ERROR * pull.abs()
+        best = torch.full((self.budget,), -torch.inf, dtype=torch.float64, device=rows.device)
+        best.scatter_reduce_(0, own, scores - doubt, "amax")
+        rows = rows[scores + doubt >= best[own]]
+        rows = rows[self._exact_best(rows)]
+        picks = torch.full((self.budget,), len(self.points), device=rows.device)
+        return picks.scatter_reduce_(0, self.own[rows], rows, "amin")
+
+    def _exact_best(self, rows: Tensor) -> Tensor:
+        """Which of ``rows`` have their cluster's best score, from exact distances."""
+        own = self.own[rows]
+        alone = torch.bincount(own, minlength=self.budget)[own] == 1
+        scores = self.density[rows].clone()
+        rivals = (~alone).nonzero()[:, 0]
+        if self.history and len(rivals):
+            penalty = torch.zeros(len(rivals), dtype=torch.float64, device=rows.device)
+            for picks in self.history:
+                penalty = self._blend(penalty, self._exact_penalty(rows[rivals], picks))
+            scores[rivals] -= self.reg.weight * penalty
+        best = torch.full((self.budget,), -torch.inf, dtype=torch.float64, device=rows.device)
+        best.scatter_reduce_(0, own, scores, "amax")
+        return alone | (scores == best[own])
+
+    def _exact_penalty(self, rows: Tensor, picks: Tensor) -> Tensor:
+        """R' of ``rows`` from exact distances alone."""
+        parts = []
+        for part in torch.split(rows, max(1, SCRATCH // (self.budget * self.points.dim))):
+            distances = self._exact_distances(part[:, None], picks[None])
+            parts.append(fold_sum(self._terms(distances, part)))
+        return torch.cat(parts)
+
+    def _penalty(self, rows: Tensor, picks: Tensor) -> Tensor:
+        """R' of ``rows``: the sum over picks of 1 / d²^alpha, each term within TERM_ERROR."""
+        points = self.points
+        x, y = points.shifted(points.exact[rows]), points.shifted(points.exact[picks])
+        x_norms, y_norms = (x * x).sum(dim=1), (y * y).sum(dim=1)
+        unit = points.scale**2
+        distances = torch.addmm(y_norms, x, y.T, alpha=-2).add_(x_norms[:, None]).mul_(unit)
+        # Error of a distance: at most slack + 2 · error · d² (see kmeans._within).
+        slack = (8 * self.error * unit * x_norms)[:, None]
+        exact = distances <= slack * (max(1.0, self.reg.alpha) / TERM_ERROR)
+        if self.reg.horizon == "dist":
+            horizon = self.reg.horizon_dist
+            exact |= (distances - horizon).abs() <= slack + 4 * self.error * horizon
+        elif self.reg.exclude_same_cluster:
+            # Whether the own pick is among the nearest must not hang on rounding.
+            last = distances.topk(self._nearest(), dim=1, largest=False).values.amax(1, True)
+            own = distances.gather(1, self.own[rows, None].clamp_min(0))
+            exact |= (own - last).abs() <= 2 * (slack + 4 * self.error * last)
+        self._replace(distances, exact, rows, picks)
+        return self._terms(distances, rows).sum(dim=1)
+
+    def _replace(self, distances: Tensor, exact: Tensor, rows: Tensor, picks: Tensor) -> None:
+        who, which = exact.nonzero(as_tuple=True)
+        step = max(1, SCRATCH // self.points.dim)
+        for a in range(0, len(who), step):
+            i, p = who[a : a + step], which[a : a + step]
+            distances[i, p] = self._exact_distances(rows[i], picks[p])
+
+    def _exact_distances(self, rows: Tensor, picks: Tensor) -> Tensor:
+        return squared_distances(self.points.exact[rows], self.points.exact[picks])
+
+    def _nearest(self) -> int:
+        return min(self.reg.horizon_num, self.budget)
+
+    def _terms(self, distances: Tensor, rows: Tensor) -> Tensor:
+        """What each pick adds to R', from squared distances (n, B), which are overwritten."""
+        own = self.own[rows, None]
+        if self.reg.horizon == "dist":
+            distances[distances >= self.reg.horizon_dist] = FAR
+            has = (own >= 0)[:, 0]
+            distances[has] = distances[has].scatter(1, own[has], FAR)
+        elif not self.reg.exclude_same_cluster:
+            distances = distances.topk(self._nearest(), dim=1, largest=False).values
+            distances[distances == 0] = FAR
+        else:
+            distances = self._nearest_but_own(distances, own)
+        return distances.clamp_min_(SMALLEST).pow_(-self.reg.alpha)
+
+    def _nearest_but_own(self, distances: Tensor, own: Tensor) -> Tensor:
+        """The nearest picks, equal distances in pick order, the own one moved far away."""
+        at_own = torch.where(own >= 0, distances.gather(1, own.clamp_min(0)), torch.inf)
+        places = torch.arange(self.budget, device=own.device)
+        before = (distances < at_own) | ((distances == at_own) & (places < own))
+        among = before.sum(dim=1) < self._nearest()
+        nearest = distances.topk(self._nearest(), dim=1, largest=False).values
+        same = (nearest == at_own).to(torch.int8)
+        first = (same.cumsum(dim=1) == 1) & (same == 1) & among[:, None]
+        return nearest.masked_fill_(first, FAR)

@@ -1,0 +1,252 @@
+"""The steps of a selection, each reusing what an earlier run left in RUN_DIR if it still holds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from usl.artifacts import fingerprint, load_array
+from usl.config import CfgNode, find_input
+from usl.data.datasets import ImageDataset
+from usl.data.transforms import check_transform
+from usl.errors import InputError
+from usl.features import extract
+from usl.models.encoders import ARCHITECTURES, load_encoder, pixels_encoder
+from usl.report.selection import SeedResult, Table, feature_map, write_selection_report
+from usl.run import Expected, Run
+from usl.selection.kmeans import Clusters, kmeans
+from usl.selection.neighbors import Neighbors, find_neighbors
+from usl.selection.points import Points, as_features
+from usl.selection.usl import Picks, Regularizer, pick
+
+FEATURES = "memory_feats_list.npy"
+# Budgets whose published picks come from more clusters than picks.
+SPARE_CLUSTERS = {2500: 2501}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder and what it was made from, for the record.
+
+    Attributes
+    ----------
+    network : nn.Module
+        In eval mode.
+    made_from : dict
+        Architecture and fingerprints.
+    transform : str
+        Normalisation of its images.
+    """
+
+    network: nn.Module
+    made_from: dict[str, str]
+    transform: str
+
+
+def build_encoder(model: CfgNode, transform: str, train: ImageDataset) -> Encoder:
+    """The encoder that the MODEL settings name.
+
+    Raises
+    ------
+    InputError
+        Unknown architecture or transform; a checkpoint that is missing or does not fit.
+    """
+    if model.ARCH not in ARCHITECTURES:
+        raise InputError(
+            f"unknown MODEL.ARCH {model.ARCH!r}; choose one of {', '.join(ARCHITECTURES)}"
+        )
+    if model.ARCH == "pixels":
+        made_from = {"architecture": "pixels", "mean_of": train.fingerprint()}
+        return Encoder(pixels_encoder(train), made_from, transform)
+    check_transform(transform)
+    if not model.PRETRAIN_PATH:
+        raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
+    path = find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
+    network = load_encoder(path, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT)
+    made_from = {"architecture": model.ARCH, "checkpoint": path.name, "sha256": fingerprint(path)}
+    return Encoder(network, made_from, transform)
+
+
+def image_features(
+    run: Run, encoder: Encoder, images: ImageDataset, *, batch_size: int, name: str = FEATURES
+) -> np.ndarray:
+    """Features of every image, (N, D), from the encoder or from RUN_DIR."""
+    source = {
+        "images": images.fingerprint(),
+        "encoder": encoder.made_from,
+        "transform": encoder.transform,
+        "batch_size": batch_size,
+    }
+    shards = None if run.folder is None else run.folder / f"{Path(name).stem}.partial"
+
+    def compute() -> list[np.ndarray]:
+        return [
+            extract(
+                encoder.network,
+                images,
+                transform=encoder.transform,
+                batch_size=batch_size,
+                device=run.device,
+                shards=shards,
+                source=source,
+            )
+        ]
+
+    with run.timed(f"features ({images.split})"):
+        features = run.cached([Expected(name, (len(images), None))], source, compute)[0]
+        assert features is not None
+    if shards is not None:
+        shutil.rmtree(shards, ignore_errors=True)
+    if name == FEATURES:
+        run.note(dataset=images.name, size=len(images), **source, features=run.print_of(name))
+    return features
+
+
+def read_features(path: str, *, normalize: bool) -> torch.Tensor:
+    """Features of a ``.npy`` file, (N, D), checked; rows divided by their length if asked."""
+    if not path:
+        raise InputError("FEATURES.PATH is empty; give a .npy file of shape (images, dimensions)")
+    found = find_input(path, "file of features (FEATURES.PATH)")
+    array = load_array(found, kind="fiu", advice="give a .npy of shape (images, dimensions)")
+    features = as_features(array, f"features in {found}")
+    return torch.nn.functional.normalize(features) if normalize else features
+
+
+def note_features(run: Run, features: torch.Tensor) -> None:
+    """Record which features the run starts from, where they are not its own."""
+    run.note(size=len(features), features=fingerprint(features.numpy()))
+
+
+def check_neighbors(k: int, images: int) -> None:
+    """Raise InputError unless each of ``images`` images has ``k`` neighbours, itself included."""
+    if not 1 <= k <= images:
+        raise InputError(f"USL.KNN_K is {k}; choose 1 to {images}, the number of images")
+
+
+def neighbors(run: Run, points: Points, *, k: int, backend: str) -> Neighbors:
+    """The K nearest neighbours of every image, of the features noted in the run."""
+    n, suffix = len(points), "" if k == 20 else f"_{k}"
+    expected = [
+        Expected(f"d_knns{suffix}.npy", (n, k), low=0.0),
+        Expected(f"ind_knns{suffix}.npy", (n, k), kind="iu", low=0, high=n - 1),
+        Expected(f"spread{suffix}.npy", (n,), low=0.0, optional=True),
+    ]
+
+    source = {"features": run.facts["features"], "k": k}
+
+    def compute() -> list[np.ndarray]:
+        found = find_neighbors(points, k, backend=backend)
+        return [found.distances.numpy(), found.indices.numpy(), found.spread.numpy()]
+
+    with run.timed("neighbours"):
+        distances, indices, spread = run.cached(expected, source, compute)
+        assert distances is not None and indices is not None
+        if spread is None:
+            spread = distances.mean(axis=1, dtype=np.float64)
+    return Neighbors(
+        torch.from_numpy(distances), torch.from_numpy(indices), torch.from_numpy(spread).double()
+    )
+
+
+def clusters(run: Run, points: Points, *, budget: int, seed: int, iterations: int) -> Clusters:
+    """One cluster for every pick (with spares for a published budget of 2500)."""
+    n = len(points)
+    count = min(n, SPARE_CLUSTERS.get(budget, budget))
+    source = {
+        "features": run.facts["features"],
+        "clusters": count,
+        "seed": seed,
+        "iterations": iterations,
+    }
+    expected = [
+        Expected(f"cluster_labels_{budget}_{seed}.npy", (n,), kind="iu", low=0, high=count - 1),
+        Expected(f"centroids_{budget}_{seed}.npy", (count, points.dim)),
+    ]
+
+    def compute() -> list[np.ndarray]:
+        found = kmeans(points, count, seed=seed, iterations=iterations, alive=budget)
+        return [found.labels.numpy(), found.centroids.float().numpy()]
+
+    with run.timed("k-means"):
+        labels, centroids = run.cached(expected, source, compute, by_budget=True)
+        assert labels is not None and centroids is not None
+    return Clusters(torch.from_numpy(labels).long(), torch.from_numpy(centroids).double())
+
+
+def picks(
+    run: Run,
+    points: Points,
+    density: Neighbors,
+    grouped: Clusters,
+    *,
+    budget: int,
+    seed: int,
+    regularizer: Regularizer,
+) -> Picks:
+    """One image from each cluster; always computed, since it takes seconds."""
+    with run.timed("picks"):
+        chosen = pick(points, density.density, grouped.labels, budget, regularizer)
+    source = {"features": run.facts["features"], "regularizer": vars(regularizer), "seed": seed}
+    save_picks(run, chosen.indices.numpy(), budget=budget, seed=seed, source=source)
+    return chosen
+
+
+def save_picks(
+    run: Run, indices: np.ndarray, *, budget: int, seed: int, source: dict[str, Any]
+) -> None:
+    """Write ``selected_indices_<budget>_<seed>.npy``."""
+    run.save(f"selected_indices_{budget}_{seed}.npy", indices, source, by_budget=True)
+
+
+def regularizer_of(reg: CfgNode) -> Regularizer:
+    """The regulariser that the USL.REG settings describe."""
+    return Regularizer(
+        weight=reg.W,
+        alpha=reg.ALPHA,
+        momentum=reg.MOMENTUM,
+        rounds=reg.NITERS,
+        horizon=reg.HORIZON,
+        horizon_dist=reg.HORIZON_DIST,
+        horizon_num=reg.HORIZON_NUM,
+        exclude_same_cluster=reg.EXCLUDE_SAME_CLUSTER,
+    )
+
+
+def finish(
+    run: Run,
+    results: Sequence[SeedResult],
+    *,
+    title: str,
+    facts: dict[str, Any],
+    images: ImageDataset | None = None,
+    points: Points | None = None,
+    density: Neighbors | None = None,
+    table: Table | None = None,
+) -> None:
+    """Write ``report.html``, print where it is, and close the run."""
+    if run.folder is not None:
+        path = run.folder / "report.html"
+        with run.timed("report"):
+            layout = None
+            if points is not None and density is not None:
+                layout = feature_map(points.host.numpy(), density.density.numpy(), results)
+        write_selection_report(
+            path,
+            results,
+            title=title,
+            facts=facts | {"Device": str(run.device)},
+            command=run.command,
+            timings=run.timings,
+            dataset=images,
+            maps=layout,
+            table=table,
+        )
+        print(f"report: {path}", flush=True)
+    run.finish()
