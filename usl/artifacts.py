@@ -88,8 +88,8 @@ def load_array(
         raise InputError(f"there is no file {path}; {advice}") from None
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "it is damaged or not .npy"
-        if "pickle" in str(error):
-            reason = "it holds pickled objects"
+        if "pickle" in str(error) or "Python objects" in str(error):
+            reason = "it holds pickled objects or is not .npy"
         raise InputError(f"cannot read {path}: {reason}; {advice}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path} is an archive of several arrays; {advice}")

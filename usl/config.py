@@ -353,9 +353,9 @@ def _unknown(cfg: CfgNode, key: str, name: str) -> str:
     owners = [s for s, defaults in STAGES.items() if _has(defaults(), name)]
     if owners:
         return f"{name} is a setting of another stage ({', '.join(owners)}); remove it"
-    close = difflib.get_close_matches(name, [name[: -len(key)] + k for k in cfg], n=1, cutoff=0.5)
+    close = [leaf for leaf in _leaves(cfg) if leaf.split(".")[-1] == key][:1]
     if not close:
-        close = [full for full in _leaves(cfg) if full.split(".")[-1] == key.split(".")[-1]][:1]
+        close = difflib.get_close_matches(name, [name[: -len(key)] + k for k in cfg], n=1)
     meant = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(cfg)}"
     return f"unknown key {name}{meant}"
 

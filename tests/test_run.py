@@ -1,0 +1,250 @@
+"""Records, reuse, and what happens to files that a run did not make."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from conftest import STAGE
+
+from usl import InputError
+from usl.artifacts import fingerprint, load_array, replacing, save_array
+from usl.config import parse, usl_defaults
+from usl.run import Expected, choose_device, cli, start
+
+SCRIPT = str(STAGE / "usl-cifar.py")
+EXPECTED = [Expected("a.npy", (3,)), Expected("b.npy", (3,), kind="iu", low=0, high=9)]
+
+
+class Maker:
+    """Computes the arrays of EXPECTED and counts how often."""
+
+    def __init__(self, value=1.0):
+        self.value, self.calls = value, 0
+
+    def __call__(self):
+        self.calls += 1
+        return [np.full(3, self.value), np.full(3, 2)]
+
+
+@pytest.fixture
+def begin(tmp_path):
+    def begin(*opts):
+        argv = ["--opts", "RUN_DIR", str(tmp_path / "run"), *map(str, opts)]
+        return start(parse(usl_defaults(), argv, script=SCRIPT), argv, script=SCRIPT)
+
+    return begin
+
+
+def go(run, maker, source=1, by_budget=False):
+    return run.cached(EXPECTED, {"made from": source}, maker, by_budget=by_budget)
+
+
+KEEP = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False)
+
+
+def test_saved_arrays_are_reused_while_they_hold(begin, caplog):
+    go(begin(*KEEP), maker := Maker())
+    again = go(begin(*KEEP), maker)
+    assert maker.calls == 1 and again[0].tolist() == [1.0] * 3
+    go(begin(*KEEP), maker, source=2)
+    assert maker.calls == 2
+
+
+def test_a_finished_run_is_computed_anew(begin):
+    run = begin()
+    go(run, maker := Maker())
+    run.finish()
+    go(run := begin(), maker)
+    assert maker.calls == 2
+    run.finish()
+    # Recomputing replaces the files.
+    go(run := begin(), Maker(5.0))
+    assert load_array(run.folder / "a.npy").tolist() == [5.0] * 3
+    assert not list(run.folder.glob("*.released"))
+
+
+def test_an_unfinished_run_goes_on(begin):
+    go(begin(), maker := Maker())
+    go(begin(), maker)
+    assert maker.calls == 1
+    go(begin("USL.KNN_K", 3), maker)
+    assert maker.calls == 2
+
+
+def test_what_depends_on_the_budget_can_be_redone_alone(begin):
+    opts = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", True)
+    run = begin(*opts)
+    go(run, first := Maker(), by_budget=True)
+    run.finish()
+    go(begin(*opts), first, by_budget=True)
+    assert first.calls == 2
+
+
+def test_a_changed_file_is_not_taken_for_the_recorded_one(begin):
+    run = begin()
+    go(run, maker := Maker())
+    save_array(run.folder / "a.npy", np.zeros(3))
+    go(begin(), maker)
+    assert maker.calls == 2
+
+
+def test_killed_between_record_and_file(begin, monkeypatch):
+    run = begin(*KEEP)
+    go(run, Maker(1.0))
+    run = begin(*KEEP)
+    monkeypatch.setattr("usl.run.save_array", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        go(run, Maker(7.0), source=2)
+    monkeypatch.undo()
+    # The old file is there, recorded as another: it is neither reused nor taken for a released one.
+    assert go(begin(*KEEP), Maker(7.0), source=2)[0].tolist() == [7.0] * 3
+    assert not list(run.folder.glob("*.released"))
+
+
+def test_released_files_are_used(begin):
+    folder = begin(*KEEP).folder
+    save_array(folder / "a.npy", np.array([4.0, 5.0, 6.0]))
+    save_array(folder / "b.npy", np.array([0, 9, 1], dtype=np.int32))
+    a, b = go(begin(*KEEP), maker := Maker())
+    assert (maker.calls, a.tolist(), b.tolist()) == (0, [4.0, 5.0, 6.0], [0, 9, 1])
+
+
+def test_released_files_are_kept_when_replaced(begin):
+    folder = begin().folder
+    save_array(folder / "a.npy", np.zeros(3))
+    save_array(folder / "b.npy", np.full(3, 2))
+    go(begin(), maker := Maker())
+    assert maker.calls == 1
+    assert load_array(folder / "a.npy.released").tolist() == [0.0] * 3
+    assert not (folder / "b.npy.released").exists()  # it did not differ
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(4), r"has shape \(4,\), needed is \(3\)"),
+        (np.array([0.0, np.nan, 0.0]), "has values from nan to nan"),
+        (np.array(["a", "b", "c"]), "holds <U1 values"),
+    ],
+)
+def test_released_files_that_do_not_fit(begin, array, message):
+    folder = begin(*KEEP).folder
+    np.save(folder / "a.npy", array)
+    save_array(folder / "b.npy", np.full(3, 2))
+    with pytest.raises(InputError, match=message):
+        go(begin(*KEEP), Maker())
+
+
+def test_released_values_out_of_range(begin):
+    folder = begin(*KEEP).folder
+    save_array(folder / "a.npy", np.zeros(3))
+    save_array(folder / "b.npy", np.array([0, 10, 0]))
+    with pytest.raises(InputError, match=r"b.npy has values from 0 to 10, needed are 0 to 9"):
+        go(begin(*KEEP), Maker())
+
+
+def test_the_record_says_what_ran(begin):
+    run = begin()
+    run.note(answer=42)
+    with run.timed("step"):
+        pass
+    run.finish()
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["answer"] == 42 and record["finished"] and "step" in record["timings"]
+    assert {"python", "torch", "usl", "numpy"} <= set(record["versions"])
+    assert record["command"].startswith("cd selective_labeling && python usl-cifar.py --opts")
+    assert (run.folder / "config.yaml").exists() and (run.folder / "run.log").exists()
+
+
+def test_skip_save_writes_nothing(begin, tmp_path):
+    run = begin("SKIP_SAVE", True)
+    go(run, maker := Maker())
+    run.finish()
+    assert maker.calls == 1 and not (tmp_path / "run").exists()
+    assert run.print_of("a.npy") == fingerprint(np.full(3, 1.0))
+
+
+def test_a_foreign_record(begin):
+    folder = begin().folder
+    for text in ("{", "[]", '{"arrays": 1}'):
+        (folder / "run.json").write_text(text)
+        with pytest.raises(InputError, match="is not a record of a run; remove it"):
+            begin()
+
+
+def test_run_dir_that_cannot_be(tmp_path, begin):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make RUN_DIR .* choose another"):
+        begin("RUN_DIR", tmp_path / "file" / "run")
+
+
+def test_run_dir_that_must_not_be_there(begin):
+    begin()
+    with pytest.raises(InputError, match="is there already; choose another RUN_NAME"):
+        begin("SAVE_DIR_EXIST_OK", False)
+
+
+def test_devices():
+    assert str(choose_device("cpu")) == "cpu"
+    for name in ("abacus", "cuda:77"):
+        with pytest.raises(InputError, match=f"DEVICE {name} is not on this machine"):
+            choose_device(name)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(InputError, match="No space left"), replacing(path) as file:
+        file.write(b"new")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_arrays(tmp_path):
+    good = tmp_path / "good.npy"
+    np.save(good, np.arange(100.0))
+    (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:-40])
+    (tmp_path / "text.npy").write_text("not an array")
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    for name, message in [
+        ("none.npy", "there is no file"),
+        ("cut.npy", "damaged or not .npy"),
+        ("text.npy", "holds pickled objects or is not .npy"),
+        ("empty.npy", "damaged or not .npy"),
+        ("pickled.npy", "holds pickled objects"),
+        ("several.npz", "archive of several arrays"),
+        (".", "Is a directory"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            load_array(tmp_path / name)
+
+
+def test_cli_says_one_line(capsys):
+    def bad():
+        raise InputError("two\nlines")
+
+    with pytest.raises(SystemExit) as left:
+        cli(bad)
+    assert left.value.code == 2 and capsys.readouterr().err == "error: two lines\n"
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        cli(interrupted)
+    assert left.value.code == 130
+
+    def bug():
+        raise KeyError("a bug keeps its traceback")
+
+    with pytest.raises(KeyError):
+        cli(bug)
+
+
+def test_the_log_goes_to_the_file(begin):
+    run = begin()
+    logging.getLogger("usl").info("hello")
+    assert "hello" in (run.folder / "run.log").read_text()
