@@ -3,7 +3,7 @@
     cd selective_labeling && python compare.py --cfg configs/digits_compare.yaml
 
 For every budget and seed: random picks, stratified ones (the same number from each class, which
-needs all labels), k-means centres and USL. A logistic regression on the features of the picks is
+needs all labels), k-means centres, the densest image of each cluster, and USL. A logistic regression on the features of the picks is
 scored on the test images. Prints mean and standard deviation over the seeds; writes results.csv,
 one row a run, and report.html.
 """
@@ -15,12 +15,13 @@ from usl import steps
 from usl.config import compare_defaults, parse
 from usl.data.datasets import open_dataset
 from usl.metrics import linear_probe, summarize
-from usl.report.selection import SeedResult, Table
+from usl.report.page import Table
+from usl.report.selection import SeedResult
 from usl.run import cli, start
 from usl.selection.baselines import central_picks, stratified_picks
 from usl.selection.points import Points
 from usl.selection.random import random_picks
-from usl.selection.usl import check_budget
+from usl.selection.usl import Regularizer, pick
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,9 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     regularizer = steps.regularizer_of(cfg.USL.REG)
     train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
     test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
-    for budget in cfg.COMPARE.BUDGETS:
-        check_budget(budget, len(train))
-    steps.check_neighbors(cfg.USL.KNN_K, len(train))
+    steps.check_settings(cfg, cfg.COMPARE.BUDGETS, len(train))
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, train)
     run = start(cfg, argv, script=__file__)
 
@@ -57,6 +56,9 @@ def main(argv: list[str] | None = None) -> None:
                 "random": random_picks(len(train), budget, seed=seed),
                 "stratified": stratified_picks(known, budget, seed=seed),
                 "k-means centres": central_picks(points, grouped)[:budget],
+                "densest per cluster": pick(
+                    points, density.density, grouped.labels, budget, Regularizer(rounds=1)
+                ).indices,
                 "USL": chosen.indices,
             }
             # 3. What they are worth.

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     budget = cfg.RANDOM.NUM_SELECTED_SAMPLES
     images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
     check_budget(budget, len(images))
+    steps.check_seeds(cfg.RANDOM.SEEDS, "RANDOM.SEEDS")
     run = start(cfg, argv, script=__file__)
 
     results = []

@@ -12,7 +12,6 @@ from usl.data.datasets import open_dataset
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.points import Points
-from usl.selection.usl import check_budget
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,8 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = parse(usl_defaults(), argv, script=__file__, doc=__doc__)
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, steps.regularizer_of(cfg.USL.REG)
     images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
-    check_budget(budget, len(images))
-    steps.check_neighbors(cfg.USL.KNN_K, len(images))
+    steps.check_settings(cfg, [budget], len(images))
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
     run = start(cfg, argv, script=__file__)
 

@@ -14,7 +14,6 @@ from usl.config import features_defaults, parse
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.points import Points
-from usl.selection.usl import check_budget
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,8 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = parse(features_defaults(), argv, script=__file__, doc=__doc__)
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, steps.regularizer_of(cfg.USL.REG)
     features = steps.read_features(cfg.FEATURES.PATH, normalize=cfg.FEATURES.NORMALIZE)
-    check_budget(budget, len(features))
-    steps.check_neighbors(cfg.USL.KNN_K, len(features))
+    steps.check_settings(cfg, [budget], len(features))
     run = start(cfg, argv, script=__file__)
 
     # 1. The features are given.

@@ -78,6 +78,8 @@ def test_the_originals_experiments_stay(name):
 
 def test_every_config_parses_with_its_script():
     scripts = {"usl": "usl-cifar.py", "random": "random-cifar.py", "compare": "compare.py"}
+    for path in (ROOT / "selfsup-simclr-cld" / "configs").glob("*.yaml"):
+        assert path.stem == settings("--cfg", str(path), defaults=STAGES["pretrain.py"]).RUN_NAME
     for path in (STAGE / "configs").glob("*.yaml"):
         script = "usl-features.py" if "features" in path.name else scripts[path.stem.split("_")[1]]
         cfg = settings("--cfg", str(path), defaults=STAGES[script])
@@ -138,6 +140,16 @@ def test_a_dumped_config_stands_alone(tmp_path):
     assert as_dict(settings("--cfg", str(tmp_path / "config.yaml"))) == as_dict(cfg)
 
 
+@pytest.mark.parametrize("text", ["010", "2024_11_05", "1:30", "yes", "null", "a #1", "a: b"])
+def test_texts_of_the_command_line_are_taken_as_they_stand(text):
+    assert text == settings("--opts", "RUN_NAME", text).RUN_NAME
+
+
+def test_options_add_up():
+    cfg = settings("--opts", "USL.KNN_K", "3", "--opts", "USL.SEEDS", "[]")
+    assert (cfg.USL.KNN_K, cfg.USL.SEEDS) == (3, [])
+
+
 def test_numbers_that_yaml_takes_for_texts():
     assert settings("--opts", "USL.REG.W", "1e-4").USL.REG.W == 1e-4
 
@@ -172,7 +184,9 @@ BAD_FILES = {
     "USL: {REG: {W: heavy}}": "USL.REG.W is 'heavy'; give a number",
     "USL: 3": "USL is a section; give it keys",
     "SKIP_SAVE: 1": "SKIP_SAVE is 1; give True or False",
-    "RUN_NAME: [a]": "RUN_NAME is ['a']; give a text",
+    "RUN_NAME: [a]": "RUN_NAME is ['a']; give a text, in quotes",
+    "RUN_NAME: 010": "RUN_NAME is 8; give a text, in quotes",
+    "RUN_NAME: 2024-13-45": "is not YAML",
     "a: [": "line 1 is not YAML",
     "- a": "holds no KEY: VALUE pairs",
     "BASE: nowhere.yaml": "BASE nowhere.yaml is not there",
@@ -198,6 +212,9 @@ def test_bad_files(tmp_path, text):
         (["--opts", "USL.KNN_K"], "give pairs of KEY VALUE"),
         (["--opts", "USL.KNN_J", "3"], "--opts: unknown key USL.KNN_J; did you mean USL.KNN_K?"),
         (["--opts", "USL.KNN_K.X", "3"], "USL.KNN_K is {'X': 3}"),
+        (["--opts", "BASE", "x.yaml"], "BASE belongs in a YAML"),
+        (["--cfg", "x" * 300], "there is no config xxx"),
+        (["--cfg", ""], "there is no config ;"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )

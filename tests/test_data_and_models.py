@@ -17,7 +17,7 @@ from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.transforms import NORMALIZATION, normalize
 from usl.features import SHARD_BATCHES, extract
 from usl.models.encoders import load_encoder, pixels_encoder
-from usl.models.resnet_cifar import CifarResNet18, CldEncoder, PretextEncoder, UsltEncoder
+from usl.models.resnet_cifar import CifarResNet, CldEncoder, PretextEncoder, UsltEncoder
 
 NAMES = json.loads((Path(__file__).parent / "state_dicts.json").read_text())
 
@@ -131,6 +131,10 @@ def test_cifar_files_cannot_run_code(tmp_path, capsys):
         (pickle.dumps([1]), "is not a CIFAR file"),
         (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [1, 2]}), "sizes do not fit"),
         (pickle.dumps({"labels": [1]}), "has no uint8 table 'data'"),
+        (
+            pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}),
+            "labels other than 0 to 9",
+        ),
     ]:
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
@@ -145,7 +149,7 @@ def shapes(network, prefix=""):
 def test_parameter_names_are_the_released_ones():
     cld = NAMES["cld_resnet18_normlinear"]
     assert shapes(CldEncoder()) == {k: v for k, v in cld.items() if not k.startswith("groupDis")}
-    assert shapes(CifarResNet18()) == NAMES["resnet_cifar18"]
+    assert shapes(CifarResNet()) == NAMES["resnet_cifar18"]
     uslt = {k: v for k, v in NAMES["uslt_cifar10"].items() if not k.startswith("cluster_head")}
     assert shapes(UsltEncoder()) == uslt
 
@@ -193,7 +197,7 @@ def test_cld_head_by_hand():
     encoder = CldEncoder().eval()
     x = torch.randn(3, 3, 32, 32)
     w = encoder.linear.weight
-    hidden = CifarResNet18.forward(encoder, x)
+    hidden = CifarResNet.forward(encoder, x)
     logits = hidden @ (w / (w * w).sum(0).sqrt())
     expected = logits / (logits * logits).sum(1, keepdim=True).sqrt()
     torch.testing.assert_close(encoder(x), expected)
@@ -210,8 +214,19 @@ def test_a_checkpoint_of_another_network(tmp_path):
         "c.pth is of another network; missing: bn1.bias; left over: fc.weight; "
         "of another shape: conv1.weight (64, 3, 7, 7) instead of (64, 3, 3, 3)"
     )
-    with pytest.raises(InputError, match="and 115 more"):
+    with pytest.raises(InputError, match="and 95 more"):
         load_weights(CldEncoder(), {}, where="x")
+
+
+def test_weights_that_old_checkpoints_lack_or_that_are_not_finite(tmp_path):
+    weights = CldEncoder().state_dict()
+    counters = [k for k in weights if k.endswith("num_batches_tracked")]
+    torch.save({"model": {k: v for k, v in weights.items() if k not in counters}}, tmp_path / "c")
+    load_encoder(tmp_path / "c")
+    weights["linear.weight"][3] = torch.nan
+    torch.save({"model": weights, "x": {0: torch.zeros(1)}}, tmp_path / "c")
+    with pytest.raises(InputError, match="not finite: linear.weight"):
+        load_encoder(tmp_path / "c")
 
 
 def test_backbone_dim_is_checked(tmp_path):
@@ -221,7 +236,13 @@ def test_backbone_dim_is_checked(tmp_path):
 
 
 def test_old_pickles_inside_checkpoints(tmp_path):
-    content = {"best": np.float64(3), "lr": np.float32(1), "opt": argparse.Namespace(lr=0.1)}
+    content = {
+        "n": np.int64(1),
+        "s": np.str_("a"),
+        "best": np.float64(3),
+        "lr": np.float32(1),
+        "opt": argparse.Namespace(lr=0.1),
+    }
     make_cld_checkpoint(tmp_path / "c.pth", **content)
     assert read_checkpoint(tmp_path / "c.pth")["opt"].lr == 0.1
     # Saved under NumPy 1, whose modules had other names.
@@ -233,9 +254,12 @@ def test_old_pickles_inside_checkpoints(tmp_path):
 
 def test_checkpoints_cannot_run_code(tmp_path, capsys):
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "c.pth")
-    with pytest.raises(InputError, match="holds builtins.print, .* MODEL.TRUST_CHECKPOINT True"):
+    with pytest.raises(InputError, match="holds print, .* MODEL.TRUST_CHECKPOINT True"):
         read_checkpoint(tmp_path / "c.pth")
     assert capsys.readouterr().out == ""
+    torch.save({"evil": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match="old.pth holds print"):
+        read_checkpoint(tmp_path / "old.pth")
     read_checkpoint(tmp_path / "c.pth", trust=True)
     assert capsys.readouterr().out == "executed\n"
 

@@ -28,7 +28,9 @@ class Maker:
 
 
 @pytest.fixture
-def begin(tmp_path):
+def begin(tmp_path, monkeypatch):
+    monkeypatch.chdir(STAGE)
+
     def begin(*opts):
         argv = ["--opts", "RUN_DIR", str(tmp_path / "run"), *map(str, opts)]
         return start(parse(usl_defaults(), argv, script=SCRIPT), argv, script=SCRIPT)
@@ -120,6 +122,23 @@ def test_released_files_are_kept_when_replaced(begin):
     assert not (folder / "b.npy.released").exists()  # it did not differ
 
 
+def test_released_files_stand_only_for_what_they_were_taken_for(begin):
+    folder = begin(*KEEP).folder
+    save_array(folder / "a.npy", np.zeros(3))
+    save_array(folder / "b.npy", np.full(3, 2))
+    go(begin(*KEEP), maker := Maker(), source="A")
+    go(begin(*KEEP), maker, source="A")
+    assert maker.calls == 0
+    # Other features: the file is not taken again, and it is not lost either.
+    assert go(begin(*KEEP), maker, source="B")[0].tolist() == [1.0] * 3
+    assert maker.calls == 1 and load_array(folder / "a.npy.released").tolist() == [0.0] * 3
+    # Nor is it when another is put there and replaced.
+    save_array(folder / "a.npy", np.full(3, 8.0))
+    go(begin(), Maker(9.0), source="C")
+    assert load_array(folder / "a.npy.released").tolist() == [0.0] * 3
+    assert load_array(folder / "a.npy.released.1").tolist() == [8.0] * 3
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -144,7 +163,7 @@ def test_released_values_out_of_range(begin):
         go(begin(*KEEP), Maker())
 
 
-def test_the_record_says_what_ran(begin):
+def test_the_record_says_what_ran(begin, monkeypatch):
     run = begin()
     run.note(answer=42)
     with run.timed("step"):
@@ -154,6 +173,9 @@ def test_the_record_says_what_ran(begin):
     assert record["answer"] == 42 and record["finished"] and "step" in record["timings"]
     assert {"python", "torch", "usl", "numpy"} <= set(record["versions"])
     assert record["command"].startswith("cd selective_labeling && python usl-cifar.py --opts")
+    monkeypatch.chdir(run.folder)
+    # Relative paths of --opts start here, so the command must come back here.
+    assert begin().command.startswith(f"cd {run.folder} && python {SCRIPT} --opts")
     assert (run.folder / "config.yaml").exists() and (run.folder / "run.log").exists()
 
 
@@ -167,7 +189,7 @@ def test_skip_save_writes_nothing(begin, tmp_path):
 
 def test_a_foreign_record(begin):
     folder = begin().folder
-    for text in ("{", "[]", '{"arrays": 1}'):
+    for text in ("{", "[]", '{"arrays": 1}', '{"arrays": {"a.npy": 1}, "stale": {}}'):
         (folder / "run.json").write_text(text)
         with pytest.raises(InputError, match="is not a record of a run; remove it"):
             begin()
@@ -175,7 +197,7 @@ def test_a_foreign_record(begin):
 
 def test_run_dir_that_cannot_be(tmp_path, begin):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot make RUN_DIR .* choose another"):
+    with pytest.raises(InputError, match="cannot use RUN_DIR .* choose another"):
         begin("RUN_DIR", tmp_path / "file" / "run")
 
 

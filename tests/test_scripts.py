@@ -16,6 +16,7 @@ from conftest import ROOT, STAGE, make_cifar, make_cld_checkpoint, run_script
 
 from usl import InputError
 
+PIXELS = ("MODEL.ARCH", "pixels")
 SMALL = ("USL.KNN_K", 10, "USL.NUM_SELECTED_SAMPLES", 8, "USL.SEEDS", "[1, 2]")
 
 
@@ -106,7 +107,7 @@ def test_shuffled_labels_change_nothing(cifar, clean, tmp_path, script, capsys):
         content = pickle.loads(path.read_bytes())
         content["labels"] = content["labels"][::-1]
         path.write_bytes(pickle.dumps(content, protocol=2))
-    options = cifar_options(cifar, tmp_path / "run") + ("DATASET.ROOT_DIR", tmp_path)
+    options = (*cifar_options(cifar, tmp_path / "run"), "DATASET.ROOT_DIR", tmp_path)
     script("usl-cifar.py", "--cfg", "configs/cifar10_usl.yaml", "--opts", *SMALL, *options)
     out = capsys.readouterr().out
     assert printed(out) == printed(clean[1].stdout)
@@ -200,12 +201,12 @@ def test_usl_features_in_the_other_form_and_normalised(tmp_path, script, capsys)
 
 
 def test_compare_on_digits(tmp_path, script, capsys):
-    argv = ("--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path)
+    argv = ("--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path, *PIXELS)
     script("compare.py", *argv, "USL.SEEDS", "[1, 2]", "COMPARE.BUDGETS", "[20, 40]")
     out = capsys.readouterr().out
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 4
+    assert len(rows) == 2 * 2 * 5
     for row in rows:
         if (row["selector"], row["budget"], row["seed"]) == ("USL", "40", "2"):
             # The same by hand, from what was saved.
@@ -221,7 +222,7 @@ def test_compare_on_digits(tmp_path, script, capsys):
     means = {}
     for row in rows:
         means.setdefault((row["selector"], row["budget"]), []).append(float(row["accuracy"]))
-    for selector in ("random", "stratified", "k-means centres", "USL"):
+    for selector in ("random", "stratified", "k-means centres", "densest per cluster", "USL"):
         line = next(line for line in out.splitlines() if line.startswith(selector))
         for budget in ("20", "40"):
             pair = means[selector, budget]
@@ -265,6 +266,9 @@ def test_bad_features(tmp_path, script, name):
         (("USL.KNN_K", 0), "USL.KNN_K is 0"),
         (("USL.REG.HORIZON", "far"), "unknown horizon 'far'; choose dist or num"),
         (("KNN.BACKEND", "abacus"), "unknown kNN backend 'abacus'"),
+        (("USL.K_MEANS_NITERS", 0), "USL.K_MEANS_NITERS is 0; choose at least 1"),
+        (("USL.SEEDS", "[]"), "USL.SEEDS is empty; give at least one seed"),
+        (("USL.SEEDS", "[3, -1]"), "USL.SEEDS has -1; give numbers from 0 to 4294967295"),
         (("DEVICE", "abacus"), "DEVICE abacus is not on this machine"),
         (("MODEL.ARCH", "x"), "MODEL is a setting of another stage"),
     ],
@@ -281,8 +285,8 @@ def test_bad_settings_of_features(tmp_path, script, options, message):
     ("options", "message"),
     [
         (("DATASET.NAME", "mnist"), "unknown DATASET.NAME 'mnist'; choose one of cifar10"),
-        (("MODEL.ARCH", "AlexNet"), "unknown MODEL.ARCH 'AlexNet'; choose one of ResNet18, pixels"),
-        (("MODEL.ARCH", "ResNet18"), "MODEL.PRETRAIN_PATH is empty"),
+        (("MODEL.ARCH", "AlexNet"), "unknown MODEL.ARCH 'AlexNet'; choose one of ResNet18, Small"),
+        (("MODEL.ARCH", "ResNet18", "MODEL.PRETRAIN_PATH", ""), "MODEL.PRETRAIN_PATH is empty"),
         (
             ("MODEL.ARCH", "ResNet18", "MODEL.PRETRAIN_PATH", "nowhere.pth"),
             "there is no checkpoint (MODEL.PRETRAIN_PATH); put nowhere.pth in one of the places",
@@ -296,10 +300,10 @@ def test_bad_settings_of_features(tmp_path, script, options, message):
     ],
 )
 def test_bad_settings_of_images(tmp_path, script, options, message):
-    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", tmp_path / "run")
+    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", tmp_path / "run", *PIXELS)
     with pytest.raises(InputError) as error:
         script("usl-cifar.py", *argv, *options)
-    assert message in str(error.value)
+    assert message in str(error.value) and not (tmp_path / "run").exists()
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path):
@@ -316,6 +320,7 @@ def test_saved_arrays_that_do_not_fit(tmp_path, script):
     np.save(run / "d_knns.npy", np.zeros((5, 20), np.float32))
     np.save(run / "ind_knns.npy", np.zeros((5, 20), np.int64))
     argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", run, "RECOMPUTE_ALL", False)
+    argv = (*argv, *PIXELS)
     with pytest.raises(InputError, match=r"d_knns.npy has shape \(5, 20\), needed is \(1437, 20\)"):
         script("usl-cifar.py", *argv)
 
@@ -325,9 +330,47 @@ def test_helps():
     assert done.returncode == 0 and "--opts" in done.stdout and "FEATURES.PATH" in done.stdout
 
 
+def test_pretraining_then_selection_on_digits(tmp_path):
+    encoder = tmp_path / "simclr"
+    argv = ["--cfg", "configs/digits_simclr.yaml", "--opts", "RUN_DIR", encoder, "EPOCHS", 2]
+    command = [sys.executable, "pretrain.py", *map(str, argv)]
+    folder = ROOT / "selfsup-simclr-cld"
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"knn_accuracy: \d\d", done.stdout)
+    for name in ("encoder.pth", "checkpoint.pth", "metrics.csv", "report.html", "config.yaml"):
+        assert (encoder / name).exists(), name
+    assert "curve of loss" in (encoder / "report.html").read_text()
+
+    options = ("MODEL.PRETRAIN_PATH", encoder / "encoder.pth", "RUN_DIR", tmp_path / "usl")
+    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", *options, "USL.SEEDS", "[1]")
+    done = run_script("usl-cifar.py", *argv)
+    assert done.returncode == 0, done.stderr
+    features = np.load(tmp_path / "usl" / "memory_feats_list.npy")
+    assert features.shape == (1437, 128)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    assert len(set(printed(done.stdout)[1])) == 40
+
+    # Other settings do not go on from this checkpoint, and the one that differs is named.
+    done = subprocess.run(
+        [*command, "OPTIMIZER.LR", "0.5"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert "checkpoint.pth is of other settings: OPTIMIZER.LR was 0.12 and is 0.5" in done.stderr
+    assert len([x for x in done.stderr.splitlines() if x.startswith("error: ")]) == 1
+
+
+def test_an_encoder_that_is_not_there_yet(tmp_path, script):
+    path = ROOT / "selfsup-simclr-cld" / "saved" / "nothing" / "encoder.pth"
+    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "MODEL.PRETRAIN_PATH", path)
+    with pytest.raises(InputError, match="or run the script in selfsup-simclr-cld that makes it"):
+        script("usl-cifar.py", *argv)
+
+
 def test_readme_commands_name_scripts_and_configs_that_exist():
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"python ([\w-]+\.py) --cfg (configs/[\w.-]+)", text)
     assert len(commands) >= 5
     for name, config in commands:
-        assert (STAGE / name).exists() and (STAGE / config).exists(), (name, config)
+        folder = ROOT / "selfsup-simclr-cld" if name == "pretrain.py" else STAGE
+        assert (folder / name).exists() and (folder / config).exists(), (name, config)

@@ -1,5 +1,7 @@
 """Picks against a slow float64 oracle, and what must not change them."""
 
+import math
+
 import numpy as np
 import oracle
 import pytest
@@ -271,6 +273,7 @@ def test_global_generators_are_left_alone():
         (np.zeros((0, 5)), "shape"),
         (np.array([[1.0], [np.nan]]), "NaN or infinite values, first in row 1"),
         (np.array([[np.inf], [1.0]]), "first in row 0"),
+        (np.array([[1e300], [0.0]]), r"values beyond ±1e\+15"),
         (np.array([["a"]]), "give real numbers"),
         (np.array([[1j]]), "give real numbers"),
         (torch.zeros(2, 2, dtype=torch.bool), "give real numbers"),
@@ -306,7 +309,11 @@ def test_bad_options(options, message):
     [
         ({"horizon": "far"}, "unknown horizon 'far'"),
         ({"horizon_num": 0}, "a horizon of 0 picks"),
-        ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"alpha": 0.0}, "alpha is 0.0; choose 0.001 to 10"),
+        ({"alpha": math.inf}, "alpha is inf"),
+        ({"weight": math.nan}, "weight is nan; choose 0 to 1e[+]06"),
+        ({"momentum": 5.0}, "momentum is 5.0; choose 0 to 1"),
+        ({"horizon_dist": -1.0}, "horizon_dist is -1.0"),
     ],
 )
 def test_bad_regularisers(options, message):
@@ -331,8 +338,8 @@ def test_stratified_picks_have_equal_shares():
     shares = labels[picks].bincount(minlength=7)
     assert len(picks.unique()) == 30
     assert sorted(shares.tolist()) == [4, 4, 4, 4, 4, 5, 5]
-    with pytest.raises(InputError, match="class 0 has 1 images, 2 are needed"):
-        stratified_picks(torch.tensor([0, 1, 1, 1]), 4, seed=0)
+    small = stratified_picks(torch.tensor([0, 1, 1, 1, 2, 2]), 5, seed=0)
+    assert torch.tensor([0, 1, 1, 1, 2, 2])[small].bincount().tolist() == [1, 2, 2]
 
 
 def test_central_picks_are_nearest_to_their_centroid():

@@ -47,7 +47,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def save_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def load_array(
@@ -83,16 +83,18 @@ def load_array(
         Missing, unreadable, truncated, pickled, or not as expected.
     """
     try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; {advice}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # damaged headers fail in every way there is
         reason = getattr(error, "strerror", None) or "it is damaged or not .npy"
         if "pickle" in str(error) or "Python objects" in str(error):
             reason = "it holds pickled objects or is not .npy"
         raise InputError(f"cannot read {path}: {reason}; {advice}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path} is an archive of several arrays; {advice}")
+    if array.dtype.kind in "fi" and (not array.dtype.isnative or array.dtype.itemsize > 8):
+        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
     if array.dtype.kind not in kind:
         raise InputError(f"{path} holds {array.dtype} values; {advice}")
     if shape is not None:

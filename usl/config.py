@@ -27,7 +27,7 @@ STAGE_FOLDERS = (
     "selfsup-simclr-cld",
 )
 PATH_KEYS = ("SAVE_DIR", "RUN_DIR", "DATASET.ROOT_DIR", "MODEL.PRETRAIN_PATH", "FEATURES.PATH")
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, in quotes"}
 
 
 def _run_defaults() -> CfgNode:
@@ -44,17 +44,21 @@ def _run_defaults() -> CfgNode:
     c.SKIP_SAVE = False
     # Append the options of the command line to RUN_NAME.
     c.OPTS_IN_RUN_NAME = False
-    # Compute everything anew, though a finished run left it here. An unfinished run goes on.
-    c.RECOMPUTE_ALL = True
-    # The same for what depends on the budget: clusters and picks.
-    c.RECOMPUTE_NUM_DEP = True
     # auto takes CUDA if there is one; or cpu, cuda, cuda:1, …
     c.DEVICE = "auto"
     return c
 
 
-def _image_defaults() -> CfgNode:
+def _selection_defaults() -> CfgNode:
     c = _run_defaults()
+    # Compute everything anew, though a finished run left it here. An unfinished run goes on.
+    c.RECOMPUTE_ALL = True
+    # The same for what depends on the budget: clusters and picks.
+    c.RECOMPUTE_NUM_DEP = True
+    return c
+
+
+def _add_images(c: CfgNode) -> CfgNode:
     c.DATASET = CfgNode()
     # cifar10, cifar100, fashion-mnist or digits.
     c.DATASET.NAME = ""
@@ -66,8 +70,14 @@ def _image_defaults() -> CfgNode:
     # Accepted for configs of the original: these data sets stay in memory and need no workers.
     c.DATALOADER.WORKERS = 2
     c.MODEL = CfgNode()
-    # ResNet18, with a CLD, SCAN-pretext or USL-T checkpoint, or pixels, which needs none.
     c.MODEL.ARCH = "ResNet18"
+    return c
+
+
+def _image_defaults() -> CfgNode:
+    c = _add_images(_selection_defaults())
+    # ARCH: ResNet18 or SmallResNet, with a CLD, SCAN-pretext or USL-T checkpoint, or pixels, which
+    # needs none.
     c.MODEL.PRETRAIN_PATH = ""
     # Width of the network before its head; checked against the network.
     c.MODEL.BACKBONE_DIM = 512
@@ -114,7 +124,7 @@ def usl_defaults() -> CfgNode:
 
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
-    c = _add_usl(_run_defaults())
+    c = _add_usl(_selection_defaults())
     c.FEATURES = CfgNode()
     # A .npy file, (images, dimensions).
     c.FEATURES.PATH = ""
@@ -142,11 +152,68 @@ def compare_defaults() -> CfgNode:
     return c
 
 
+def pretrain_defaults() -> CfgNode:
+    """Settings of ``pretrain.py``."""
+    c = _add_images(_run_defaults())
+    c.DATALOADER.BATCH_SIZE = 512
+    # ARCH: ResNet18 or SmallResNet. Channels of the first stage, and layers (10, 18, 26, …), of
+    # SmallResNet.
+    c.MODEL.WIDTH = 16
+    c.MODEL.DEPTH = 10
+    c.SEED = 0
+    # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew.
+    c.RESUME = "auto"
+    c.EPOCHS = 200
+    # Steps instead of epochs, if above 0.
+    c.STEPS = 0
+    # cosine or constant, after a linear warm-up.
+    c.SCHEDULE = "cosine"
+    c.WARMUP_EPOCHS = 5
+    # Parts of a batch, one after the other, to save memory. Each part is compared within itself.
+    c.ACCUMULATE = 1
+    # float32, bfloat16 or float16.
+    c.PRECISION = "float32"
+    # Decay of the weight average that is evaluated and kept; 0: the weights themselves.
+    c.EMA_DECAY = 0.0
+    # Steps between checkpoints; 0: one after each epoch.
+    c.CHECKPOINT_STEPS = 0
+    # Epochs between evaluations.
+    c.EVALUATE_EVERY = 5
+    # SGD.
+    c.OPTIMIZER = CfgNode()
+    c.OPTIMIZER.LR = 0.12
+    c.OPTIMIZER.MOMENTUM = 0.9
+    c.OPTIMIZER.NESTEROV = True
+    c.OPTIMIZER.WEIGHT_DECAY = 5e-4
+    c.SIMCLR = CfgNode()
+    c.SIMCLR.TEMPERATURE = 0.2
+    # Cross-level discrimination beside NT-Xent: a second head, grouped by k-means in the batch.
+    c.CLD = False
+    c.GROUP = CfgNode()
+    c.GROUP.COUNT = 32
+    c.GROUP.TEMPERATURE = 0.2
+    # Weight of the cross-level loss.
+    c.GROUP.WEIGHT = 0.25
+    # The MoCo v2 chain; see usl/data/augment.py.
+    c.AUGMENT = CfgNode()
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    c.AUGMENT.BACKEND = "auto"
+    # Smallest share of the area that a crop keeps.
+    c.AUGMENT.CROP = 0.2
+    # Probabilities.
+    c.AUGMENT.FLIP = 0.5
+    c.AUGMENT.JITTER = 0.8
+    c.AUGMENT.GREY = 0.2
+    c.AUGMENT.BLUR = 0.5
+    return c
+
+
 STAGES: dict[str, Callable[[], CfgNode]] = {
     "usl-cifar.py": usl_defaults,
     "usl-features.py": features_defaults,
     "random-cifar.py": random_defaults,
     "compare.py": compare_defaults,
+    "pretrain.py": pretrain_defaults,
 }
 
 
@@ -184,14 +251,19 @@ def parse(
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", metavar="FILE", help="a YAML, here, at the root or in configs/")
     parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="settings that override the file"
+        "--opts",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY VALUE",
+        help="settings that override the file",
     )
     arguments = parser.parse_args(argv)
     stage = Path(script).resolve().parent
     cfg = defaults
     for key in PATH_KEYS:
         _resolve(cfg, key, stage)
-    if arguments.cfg:
+    if arguments.cfg is not None:
         for path in _inheritance(find_config(arguments.cfg, stage)):
             tree = _read_yaml(path)
             merge(cfg, tree, source=str(path))
@@ -204,7 +276,11 @@ def parse(
     if len(opts) % 2:
         raise InputError(f"--opts {' '.join(opts)}: give pairs of KEY VALUE")
     for key, text in zip(opts[::2], opts[1::2], strict=True):
-        merge(cfg, _nested(key, _value(text)), source="--opts")
+        if key == "BASE":
+            raise InputError("--opts: BASE belongs in a YAML; choose another with --cfg")
+        # A text is taken as it stands: YAML would make 8 of 010.
+        value = text if isinstance(_get(cfg, key), str) else _value(text)
+        merge(cfg, _nested(key, value), source="--opts")
         if key in PATH_KEYS:
             _resolve(cfg, key, Path.cwd())
     if cfg.OPTS_IN_RUN_NAME and opts:
@@ -249,7 +325,7 @@ def find_config(name: str, stage: Path) -> Path:
     """Look for a YAML as given, then from the repository root, then in the stage's ``configs``."""
     places = [Path(name), stage.parent / name, stage / "configs" / name]
     for place in places:
-        if place.is_file():
+        if _is_file(place):
             return place.resolve()
     tried = ", ".join(dict.fromkeys(str(place.absolute()) for place in places))
     raise InputError(f"there is no config {name}; tried {tried}")
@@ -276,15 +352,20 @@ def find_input(path: str, what: str) -> Path:
     given = Path(path)
     places = [given]
     for folder in given.parents:
-        if folder.name == "pretrained" and folder.parent.name in STAGE_FOLDERS:
-            root, rest = folder.parent.parent, given.relative_to(folder)
+        if folder.name == "pretrained":
+            root, rest = folder.parent, given.relative_to(folder)
+            root = root.parent if root.name in STAGE_FOLDERS else root
             places += [root / stage / "pretrained" / rest for stage in STAGE_FOLDERS]
             places.append(root / rest)
     for place in places:
-        if place.is_file():
+        if _is_file(place):
             return place
     tried = ", ".join(dict.fromkeys(map(str, places)))
-    raise InputError(f"there is no {what}; put {given.name} in one of the places tried: {tried}")
+    maker = next((f.parent.name for f in given.parents if f.name == "saved"), "")
+    made = f", or run the script in {maker} that makes it" if maker in STAGE_FOLDERS else ""
+    raise InputError(
+        f"there is no {what}; put {given.name} in one of the places tried: {tried}{made}"
+    )
 
 
 def _inheritance(path: Path) -> list[Path]:
@@ -295,7 +376,7 @@ def _inheritance(path: Path) -> list[Path]:
         parent = (chain[0].parent / base).resolve()
         if parent in chain:
             raise InputError(f"{chain[0]}: BASE {base} leads back to itself")
-        if not parent.is_file():
+        if not _is_file(parent):
             raise InputError(f"{chain[0]}: BASE {base} is not there; tried {parent}")
         chain.insert(0, parent)
     return chain
@@ -306,7 +387,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}{where} is not YAML: {getattr(error, 'problem', error)}") from None
@@ -320,7 +401,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -334,16 +415,15 @@ def _converted(default: Any, value: Any, name: str, source: str) -> Any:
     if isinstance(default, list):
         if not isinstance(value, list):
             raise InputError(f"{source}: {name} is {value!r}; give a list")
-        return [_converted(default[0], v, f"{name}[{i}]", source) for i, v in enumerate(value)]
+        kind = default[0] if default else 0
+        return [_converted(kind, v, f"{name}[{i}]", source) for i, v in enumerate(value)]
     kind = type(default)
     if kind is float and not isinstance(value, bool):
         try:
             # YAML takes 1e-4 for a text; a number was meant.
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     if type(value) is not kind:
         raise InputError(f"{source}: {name} is {value!r}; give {KINDS[kind]}")
     return value
@@ -368,12 +448,25 @@ def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _has(tree: Any, key: str) -> bool:
+def _get(tree: Any, key: str) -> Any:
+    """What stands at a dotted key of nested dicts; None if there is nothing."""
     for part in key.split("."):
         if not isinstance(tree, dict) or part not in tree:
-            return False
+            return None
         tree = tree[part]
-    return True
+    return tree
+
+
+def _has(tree: Any, key: str) -> bool:
+    return _get(tree, key) is not None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # Such as a name that is too long.
+        return False
 
 
 def _resolve(cfg: CfgNode, key: str, folder: Path) -> None:
@@ -385,4 +478,4 @@ def _resolve(cfg: CfgNode, key: str, folder: Path) -> None:
         cfg = cfg[section]
     if cfg[last]:
         # normpath rather than resolve: a linked data folder keeps the name people gave it.
-        cfg[last] = str(Path(os.path.normpath(folder / Path(cfg[last]).expanduser())))
+        cfg[last] = os.path.normpath(folder / os.path.expanduser(cfg[last]))

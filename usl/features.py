@@ -34,6 +34,7 @@ def extract(
     device: torch.device | str = "cpu",
     shards: Path | None = None,
     source: dict[str, Any] | None = None,
+    quiet: bool = False,
 ) -> np.ndarray:
     """Run a frozen encoder over a data set.
 
@@ -52,6 +53,9 @@ def extract(
     source : dict, optional
         What the features depend on. Shards of another source are discarded.
 
+    quiet : bool
+        Show no progress.
+
     Returns
     -------
     ndarray (N, D), float32
@@ -63,13 +67,13 @@ def extract(
     """
     if batch_size < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {batch_size}; choose at least 1")
-    encoder = encoder.to(device)
+    encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = batch_size * SHARD_BATCHES
     starts = range(0, len(dataset), size)
     if shards is not None:
         _prepare(shards, source or {}, len(starts))
     parts = []
-    bar = tqdm(total=len(dataset), desc="features", unit="image", disable=None)
+    bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
     for number, start in enumerate(starts):
         stop = min(start + size, len(dataset))
         path = shards / f"{number:05}.npy" if shards is not None else None
@@ -102,6 +106,7 @@ def _encode(
             images = dataset.native(start, end).to(device)
         else:
             images = normalize(dataset.for_networks(start, end).to(device), transform)
+            images = images.contiguous(memory_format=torch.channels_last)
         parts.append(encoder(images).float().cpu().numpy())
     return np.concatenate(parts)
 

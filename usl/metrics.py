@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 
 def class_counts(labels: np.ndarray, picks: np.ndarray, classes: int) -> np.ndarray:
@@ -58,3 +60,61 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         lambda a: f"{a.mean():.1f} ± {a.std():.1f}" if len(a) > 1 else f"{a.mean():.1f}"
     )
     return texts.unstack("budget").reindex(results["selector"].unique())
+
+
+def weighted_knn(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Accuracy of the weighted nearest-neighbour vote (Wu et al., CVPR 2018, section 3.4).
+
+    The ``k`` training images of highest cosine similarity s vote, each with exp(s / temperature).
+
+    Parameters
+    ----------
+    train : Tensor (N, D), rows of length 1
+    labels : Tensor (N,), int64
+    test : Tensor (M, D), rows of length 1
+    test_labels : Tensor (M,), int64
+    k : int
+        At most N.
+    temperature : float
+
+    Returns
+    -------
+    float
+        Percent correct.
+    """
+    classes = int(labels.max()) + 1
+    correct = 0
+    for start in range(0, len(test), 1000):
+        similarity, places = (test[start : start + 1000] @ train.T).topk(min(k, len(train)), dim=1)
+        votes = torch.zeros(len(places), classes, device=train.device)
+        votes.scatter_add_(1, labels[places], torch.exp(similarity / temperature))
+        correct += int((votes.argmax(dim=1) == test_labels[start : start + 1000]).sum())
+    return 100.0 * correct / len(test)
+
+
+def alignment(z: Tensor, other: Tensor) -> float:
+    """Mean squared distance between two views, rows of length 1 (Wang and Isola, ICML 2020)."""
+    return float((z - other).pow(2).sum(dim=1).mean())
+
+
+def uniformity(z: Tensor) -> float:
+    """Log mean exp(-2 d²) over pairs of rows of length 1; 0 when all are one point (ibid.)."""
+    return float(torch.pdist(z).pow(2).mul(-2).exp().mean().log())
+
+
+def effective_rank(z: Tensor) -> float:
+    """Exp of the entropy of the singular values: how many dimensions are in use.
+
+    Roy and Vetterli, EUSIPCO 2007. 1 when all features lie on one line through the origin.
+    """
+    spectrum = torch.linalg.svdvals(z.double())
+    share = spectrum / spectrum.sum()
+    return float(torch.special.entr(share).sum().exp())

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ import torch
 
 from usl.artifacts import fingerprint, load_array, save_array, save_text
 from usl.config import CfgNode, as_dict, dump
+from usl.distributed import is_first
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -92,7 +94,7 @@ class Run:
         self.timings: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self._prints: dict[str, str] = {}
-        self._record: dict[str, Any] = {"arrays": {}, "stale": {}}
+        self._record: dict[str, Any] = {"arrays": {}, "stale": {}, "foreign": {}}
         if folder is not None:
             self._take_up(folder)
 
@@ -144,7 +146,7 @@ class Run:
                 return [e.load(self.folder) for e in expected]
             if self._may_use_foreign(expected, by_budget):
                 log.info("using %s, which this run did not make", names)
-                return [self._foreign(e) for e in expected]
+                return self._foreign(expected, source, by_budget)
         arrays: list[np.ndarray | None] = list(compute())
         for e, array in zip(expected, arrays, strict=True):
             assert array is not None
@@ -161,16 +163,7 @@ class Run:
         path = self.folder / name
         if path.exists() and not self._is_ours(name):
             self._keep_foreign(path, array)
-        # Recorded before it is written: a file that is not as recorded is never taken for this.
-        stale = self._record["stale"].setdefault(name, [])
-        if name in self._record["arrays"]:
-            stale.append(self._record["arrays"][name]["sha256"])
-        self._record["arrays"][name] = {
-            "sha256": self._prints[name],
-            "source": source,
-            "by_budget": by_budget,
-        }
-        self._write()
+        self._enter(name, source, by_budget, foreign=False)
         save_array(path, array)
 
     def save_text(self, name: str, text: str) -> None:
@@ -194,7 +187,9 @@ class Run:
         if path.exists():
             try:
                 old = json.loads(path.read_text(encoding="utf-8"))
-                old["arrays"].items(), old["stale"].items()
+                kept = [e for e in old["arrays"].values() if {"sha256", "source"} <= set(e)]
+                if len(kept) < len(old["arrays"]) or not isinstance(old["stale"], dict):
+                    raise ValueError
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(f"{path} is not a record of a run; remove it") from None
         settings = as_dict(self.cfg)
@@ -202,7 +197,8 @@ class Run:
         arrays, stale = old.get("arrays", {}), old.get("stale", {})
         if not goes_on:
             for name, entry in list(arrays.items()):
-                if self.cfg.RECOMPUTE_ALL or (self.cfg.RECOMPUTE_NUM_DEP and entry["by_budget"]):
+                by_budget = entry.get("by_budget") and self.cfg.get("RECOMPUTE_NUM_DEP", True)
+                if by_budget or self.cfg.get("RECOMPUTE_ALL", True):
                     stale.setdefault(name, []).append(arrays.pop(name)["sha256"])
         elif arrays:
             log.info("an unfinished run with these settings goes on")
@@ -217,6 +213,7 @@ class Run:
             "config": settings,
             "arrays": arrays,
             "stale": stale,
+            "foreign": old.get("foreign", {}),
         }
         self._write()
 
@@ -245,33 +242,60 @@ class Run:
             # Whatever it is, it is not as recorded.
             return "unreadable"
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_known(self, name: str) -> bool:
+        """Whether the file is as this folder's runs recorded it at some time."""
         known = list(self._record["stale"].get(name, []))
         if name in self._record["arrays"]:
             known.append(self._record["arrays"][name]["sha256"])
         return self._print_on_disk(name) in known
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether this folder's runs wrote the file, so that it may be lost."""
+        foreign = self._record["foreign"].get(name)
+        return self._is_known(name) and self._print_on_disk(name) != foreign
 
     def _may_use_foreign(self, expected: Sequence[Expected], by_budget: bool) -> bool:
         assert self.folder is not None
         if self.cfg.RECOMPUTE_ALL or (by_budget and self.cfg.RECOMPUTE_NUM_DEP):
             return False
         needed = [e.name for e in expected if not e.optional]
-        return all((self.folder / n).exists() and not self._is_ours(n) for n in needed)
+        return all((self.folder / n).exists() and not self._is_known(n) for n in needed)
 
-    def _foreign(self, expected: Expected) -> np.ndarray | None:
+    def _foreign(
+        self, expected: Sequence[Expected], source: dict[str, Any], by_budget: bool
+    ) -> list[np.ndarray | None]:
+        """Check and take files from elsewhere; from now on they stand for ``source`` only."""
         assert self.folder is not None
-        missing = not (self.folder / expected.name).exists()
-        if expected.optional and (missing or self._is_ours(expected.name)):
-            return None
-        array = expected.load(self.folder)
-        self._prints[expected.name] = fingerprint(array)
-        return array
+        arrays: list[np.ndarray | None] = []
+        for e in expected:
+            there = (self.folder / e.name).exists() and not self._is_known(e.name)
+            arrays.append(e.load(self.folder) if there or not e.optional else None)
+        for e, array in zip(expected, arrays, strict=True):
+            if array is not None:
+                self._prints[e.name] = fingerprint(array)
+                self._enter(e.name, source, by_budget, foreign=True)
+        return arrays
+
+    def _enter(self, name: str, source: dict[str, Any], by_budget: bool, *, foreign: bool) -> None:
+        """Record an array, before it is written: a file that is not as recorded is not reused."""
+        before = self._record["arrays"].get(name)
+        if before is not None:
+            self._record["stale"].setdefault(name, []).append(before["sha256"])
+        entry = {"sha256": self._prints[name], "source": source, "by_budget": by_budget}
+        self._record["arrays"][name] = entry | {"foreign": foreign}
+        if foreign:
+            self._record["foreign"][name] = self._prints[name]
+        self._write()
 
     def _keep_foreign(self, path: Path, array: np.ndarray) -> None:
         """A file from elsewhere is about to be replaced: say whether it differs, and keep it."""
         if self._print_on_disk(path.name) == fingerprint(array):
             return
         kept = path.with_name(path.name + ".released")
+        for number in count(1):
+            if not kept.exists():
+                break
+            kept = path.with_name(f"{path.name}.released.{number}")
         os.replace(path, kept)
         log.warning("%s differs from what was computed here; kept as %s", path.name, kept.name)
 
@@ -294,20 +318,27 @@ def start(cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str) -> Ru
         The device is not there, or RUN_DIR cannot be used.
     """
     device = choose_device(cfg.DEVICE)
-    words = [Path(script).name, *(sys.argv[1:] if argv is None else argv)]
-    here = Path(script).resolve().parent.name
-    command = f"cd {here} && python {shlex.join(words)}"
-    folder = None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR)
+    words = list(sys.argv[1:] if argv is None else argv)
+    place, path = Path.cwd(), Path(script).resolve()
+    # From the stage's own folder, which is where the README's commands run, the name is enough.
+    command = f"cd {path.parent.name} && python {shlex.join([path.name, *words])}"
+    if place != path.parent:
+        command = f"cd {shlex.quote(str(place))} && python {shlex.join([str(path), *words])}"
+    folder = Path(cfg.RUN_DIR) if not cfg.SKIP_SAVE and is_first() else None
     if folder is not None:
-        if folder.exists() and not cfg.SAVE_DIR_EXIST_OK:
-            raise InputError(f"{folder} is there already; choose another RUN_NAME")
         try:
+            if folder.exists() and not cfg.SAVE_DIR_EXIST_OK:
+                raise InputError(f"{folder} is there already; choose another RUN_NAME")
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"cannot make RUN_DIR {folder}: {reason}; choose another") from None
+            for left_over in folder.glob(".*.partial"):
+                left_over.unlink()
+            _start_log(folder)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot use RUN_DIR {folder}: {reason}; choose another") from None
         save_text(folder / "config.yaml", dump(cfg))
-    _start_log(folder)
+    else:
+        _start_log(None)
     log.info("%s on %s", Path(script).name, device)
     return Run(cfg, folder, device, command)
 
@@ -318,6 +349,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise InputError(f"DEVICE {name} is not on this machine; choose auto or cpu") from None
@@ -328,12 +361,19 @@ def cli(main: Callable[[], Any]) -> NoReturn:
     """Run a script's ``main``; bad input becomes one line on stderr and exit code 2."""
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has left, as `| head` does; there is nothing to tell anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except InputError as error:
         message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
+        if is_first():
+            print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        if is_first():
+            print("stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
@@ -344,7 +384,7 @@ def _start_log(folder: Path | None) -> None:
         handler.close()
     log.setLevel(logging.INFO)
     log.propagate = False
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers: list[logging.Handler] = [logging.StreamHandler()] if is_first() else []
     if folder is not None:
         handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
     for handler in handlers:

@@ -9,23 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from usl.artifacts import fingerprint, load_array
-from usl.config import CfgNode, find_input
+from usl.config import CfgNode, as_dict, find_input
 from usl.data.datasets import ImageDataset
 from usl.data.transforms import check_transform
 from usl.errors import InputError
 from usl.features import extract
 from usl.models.encoders import ARCHITECTURES, load_encoder, pixels_encoder
-from usl.report.selection import SeedResult, Table, feature_map, write_selection_report
+from usl.report.page import Table
+from usl.report.selection import SeedResult, feature_map, write_selection_report
+from usl.report.training import write_training_report
 from usl.run import Expected, Run
 from usl.selection.kmeans import Clusters, kmeans
-from usl.selection.neighbors import Neighbors, find_neighbors
+from usl.selection.neighbors import Neighbors, check_backend, find_neighbors
 from usl.selection.points import Points, as_features
-from usl.selection.usl import Picks, Regularizer, pick
+from usl.selection.usl import Picks, Regularizer, check_budget, pick
+from usl.training.loop import Plan
 
+# Settings that do not change what a training ends with.
+FREE_SETTINGS = (
+    "RUN_NAME",
+    "RUN_DIR",
+    "SAVE_DIR",
+    "SAVE_DIR_EXIST_OK",
+    "OPTS_IN_RUN_NAME",
+    "SKIP_SAVE",
+    "DEVICE",
+    "RESUME",
+    "CHECKPOINT_STEPS",
+)
 FEATURES = "memory_feats_list.npy"
 # Budgets whose published picks come from more clusters than picks.
 SPARE_CLUSTERS = {2500: 2501}
@@ -69,7 +85,9 @@ def build_encoder(model: CfgNode, transform: str, train: ImageDataset) -> Encode
     if not model.PRETRAIN_PATH:
         raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
     path = find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
-    network = load_encoder(path, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT)
+    network = load_encoder(
+        path, model.ARCH, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT
+    )
     made_from = {"architecture": model.ARCH, "checkpoint": path.name, "sha256": fingerprint(path)}
     return Encoder(network, made_from, transform)
 
@@ -116,7 +134,14 @@ def read_features(path: str, *, normalize: bool) -> torch.Tensor:
     found = find_input(path, "file of features (FEATURES.PATH)")
     array = load_array(found, kind="fiu", advice="give a .npy of shape (images, dimensions)")
     features = as_features(array, f"features in {found}")
-    return torch.nn.functional.normalize(features) if normalize else features
+    if not normalize:
+        return features
+    lengths = features.double().norm(dim=1, keepdim=True)
+    if not lengths.all():
+        row = int((lengths == 0).nonzero()[0, 0])
+        raise InputError(f"row {row} of {found} is all zeros and cannot be normalised; remove it")
+    unit: torch.Tensor = (features / lengths).to(features.dtype)
+    return unit
 
 
 def note_features(run: Run, features: torch.Tensor) -> None:
@@ -124,10 +149,32 @@ def note_features(run: Run, features: torch.Tensor) -> None:
     run.note(size=len(features), features=fingerprint(features.numpy()))
 
 
-def check_neighbors(k: int, images: int) -> None:
-    """Raise InputError unless each of ``images`` images has ``k`` neighbours, itself included."""
+def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
+    """Raise InputError where the settings ask the impossible of ``images`` images."""
+    if not budgets:
+        raise InputError("COMPARE.BUDGETS is empty; give at least one budget")
+    for budget in budgets:
+        check_budget(budget, images)
+    check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
+    k = cfg.USL.KNN_K
     if not 1 <= k <= images:
         raise InputError(f"USL.KNN_K is {k}; choose 1 to {images}, the number of images")
+    if cfg.USL.K_MEANS_NITERS < 1:
+        raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
+    check_backend(cfg.KNN.BACKEND)
+    if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
+        raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
+
+
+def check_seeds(seeds: Sequence[int], name: str) -> None:
+    """Raise InputError unless there are seeds and generators take each of them."""
+    if not seeds:
+        raise InputError(f"{name} is empty; give at least one seed")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{name} has a seed twice: {seeds}; give each once")
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"{name} has {seed}; give numbers from 0 to {2**32 - 1}")
 
 
 def neighbors(run: Run, points: Points, *, k: int, backend: str) -> Neighbors:
@@ -193,7 +240,12 @@ def picks(
     """One image from each cluster; always computed, since it takes seconds."""
     with run.timed("picks"):
         chosen = pick(points, density.density, grouped.labels, budget, regularizer)
-    source = {"features": run.facts["features"], "regularizer": vars(regularizer), "seed": seed}
+    source = {
+        "features": run.facts["features"],
+        "neighbours": fingerprint(density.spread.numpy()),
+        "clusters": run.print_of(f"cluster_labels_{budget}_{seed}.npy"),
+        "regularizer": vars(regularizer),
+    }
     save_picks(run, chosen.indices.numpy(), budget=budget, seed=seed, source=source)
     return chosen
 
@@ -247,6 +299,70 @@ def finish(
             dataset=images,
             maps=layout,
             table=table,
+        )
+        print(f"report: {path}", flush=True)
+    run.finish()
+
+
+def plan_of(cfg: CfgNode, images: int) -> Plan:
+    """The training plan that the settings describe."""
+    batch = cfg.DATALOADER.BATCH_SIZE
+    if cfg.RESUME not in ("auto", "none"):
+        raise InputError(f"RESUME is {cfg.RESUME!r}; choose auto or none")
+    return Plan(
+        epochs=cfg.EPOCHS,
+        steps=cfg.STEPS,
+        batch_size=batch,
+        lr=cfg.OPTIMIZER.LR,
+        warmup=cfg.WARMUP_EPOCHS * (images // max(1, batch)),
+        schedule=cfg.SCHEDULE,
+        accumulate=cfg.ACCUMULATE,
+        precision=cfg.PRECISION,
+        ema=cfg.EMA_DECAY,
+        save_every=cfg.CHECKPOINT_STEPS,
+        evaluate_every=cfg.EVALUATE_EVERY,
+        seed=cfg.SEED,
+    )
+
+
+def sgd(network: nn.Module, optimizer: CfgNode) -> torch.optim.Optimizer:
+    """SGD as the OPTIMIZER settings describe it."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=optimizer.LR,
+        momentum=optimizer.MOMENTUM,
+        nesterov=optimizer.NESTEROV,
+        weight_decay=optimizer.WEIGHT_DECAY,
+    )
+
+
+def training_folder(cfg: CfgNode) -> Path | None:
+    """RUN_DIR, in every process; None with SKIP_SAVE."""
+    return None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR)
+
+
+def training_settings(cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
+    """What must be the same for an interrupted training to go on: all that changes the weights."""
+    settings = as_dict(cfg)
+    for key in FREE_SETTINGS:
+        settings.pop(key)
+    settings["DATASET"].pop("ROOT_DIR")
+    settings["DATALOADER"].pop("WORKERS")
+    return settings | {"images": images.fingerprint()}
+
+
+def finish_training(run: Run, metrics: pd.DataFrame, *, title: str, facts: dict[str, Any]) -> None:
+    """Write ``report.html`` with the curves, print the last numbers, and close the run."""
+    print("\n".join(f"{name}: {value:.4g}" for name, value in metrics.iloc[-1].items()))
+    if run.folder is not None:
+        path = run.folder / "report.html"
+        write_training_report(
+            path,
+            metrics,
+            title=title,
+            facts=facts | {"Device": str(run.device)},
+            command=run.command,
+            timings=run.timings,
         )
         print(f"report: {path}", flush=True)
     run.finish()

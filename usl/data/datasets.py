@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -81,13 +82,20 @@ class ImageDataset:
         Grey images are repeated to three channels; 28×28 is padded with black, 8×8 is enlarged
         by nearest neighbours.
         """
-        images = self.native(start, stop)
+        return self._fitted(self.native(start, stop)).expand(-1, 3, -1, -1)
+
+    def resident(self, device: torch.device | str = "cpu") -> Tensor:
+        """All images for training: (N, C, 32, 32), uint8 up to ``white``, C as it is."""
+        images = torch.from_numpy(self.images).permute(0, 3, 1, 2)
+        return self._fitted(images).contiguous().to(device)
+
+    def _fitted(self, images: Tensor) -> Tensor:
         side = images.shape[-1]
         if side < 16:
             images = F.interpolate(images, size=32, mode="nearest")
         elif side < 32:
             images = F.pad(images, [(32 - side) // 2] * 4)
-        return images.expand(-1, 3, -1, -1)
+        return images
 
     def fingerprint(self) -> str:
         """SHA-256 of the images; labels do not matter to a selection."""
@@ -130,6 +138,7 @@ class _CifarFiles:
     labels: str
     meta: str
     names: str
+    classes: int
 
 
 _CIFAR10 = _CifarFiles(
@@ -141,6 +150,7 @@ _CIFAR10 = _CifarFiles(
     labels="labels",
     meta="batches.meta",
     names="label_names",
+    classes=10,
 )
 _CIFAR100 = _CifarFiles(
     name="cifar100",
@@ -151,6 +161,7 @@ _CIFAR100 = _CifarFiles(
     labels="fine_labels",
     meta="meta",
     names="fine_label_names",
+    classes=100,
 )
 
 
@@ -159,19 +170,22 @@ def _cifar(files: _CifarFiles, root: Path, split: str) -> ImageDataset:
     names = files.train if split == "train" else files.test
     if not all((folder / name).is_file() for name in names):
         _download(files.torchvision, root)
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[Any] = []
     for path in (folder / name for name in names):
         batch = _unpickle(path)
         data, targets = batch.get("data"), batch.get(files.labels)
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
             raise InputError(f"{path} is not a {files.name} file: it has no uint8 table 'data'")
-        if data.shape[1] != 3072 or targets is None or len(targets) != len(data):
+        if data.shape[1] != 3072 or not isinstance(targets, list) or len(targets) != len(data):
             raise InputError(f"{path} is not a {files.name} file: its sizes do not fit")
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.append(np.asarray(targets, dtype=np.int64))
-    known = np.concatenate(labels)
+        labels += targets
     meta = folder / files.meta
-    classes = _unpickle(meta)[files.names] if meta.is_file() else range(int(known.max()) + 1)
+    classes = _unpickle(meta).get(files.names) if meta.is_file() else range(files.classes)
+    if not isinstance(classes, list | range) or len(classes) != files.classes:
+        raise InputError(f"{meta} does not name {files.classes} classes; put torchvision's there")
+    known = _checked_labels(labels, len(classes), folder)
     together = np.ascontiguousarray(np.concatenate(images))
     return ImageDataset(files.name, split, together, known, tuple(map(str, classes)))
 
@@ -186,7 +200,7 @@ def _fashion_mnist(root: Path, split: str) -> ImageDataset:
         found = [_idx_files(places[1], files)]
     images, labels = next(pair for pair in found if pair)
     pixels = _read_idx(images, 3)[..., None]
-    targets = _read_idx(labels, 1).astype(np.int64)
+    targets = _checked_labels(_read_idx(labels, 1).tolist(), len(FASHION_CLASSES), labels)
     if len(pixels) != len(targets):
         raise InputError(f"{images} has {len(pixels)} images, {labels} {len(targets)} labels")
     return ImageDataset("fashion-mnist", split, pixels, targets, FASHION_CLASSES)
@@ -235,11 +249,19 @@ def _unpickle(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
-    except (OSError, EOFError, ValueError, KeyError, IndexError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged pickles fail in every way there is
         raise InputError(f"cannot read {path}: {error}; put torchvision's file there") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a CIFAR file; put torchvision's file there")
     return {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
+
+
+def _checked_labels(labels: list[Any], classes: int, where: Path) -> np.ndarray:
+    if not all(isinstance(label, int) and 0 <= label < classes for label in labels):
+        raise InputError(
+            f"{where} has labels other than 0 to {classes - 1}; put the original there"
+        )
+    return np.array(labels, dtype=np.int64)
 
 
 def _idx_files(folder: Path, names: list[str]) -> list[Path]:
@@ -261,5 +283,5 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         start = 4 + 4 * dimensions
         sizes = np.frombuffer(raw[4:start], dtype=">u4").astype(np.int64)
         return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(sizes).copy()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}; put the published file there") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from usl.artifacts import replacing
 from usl.checkpoints import load_weights, read_checkpoint, weights_in
 from usl.data.datasets import ImageDataset
 from usl.errors import InputError
-from usl.models.resnet_cifar import CldEncoder, PretextEncoder, UsltEncoder
+from usl.models.resnet_cifar import (
+    CldEncoder,
+    CldNetwork,
+    PretextEncoder,
+    UsltEncoder,
+    small_resnet,
+)
 
-ARCHITECTURES = ("ResNet18", "pixels")
+NETWORKS = ("ResNet18", "SmallResNet")
+ARCHITECTURES = (*NETWORKS, "pixels")
 
 # A weight that tells a layout, its encoder, and the heads it does without.
 LAYOUTS: tuple[tuple[str, type[nn.Module], tuple[str, ...]], ...] = (
@@ -51,16 +60,19 @@ def pixels_encoder(train: ImageDataset) -> Pixels:
     return Pixels(torch.from_numpy(mean).permute(2, 0, 1).float()).eval()
 
 
-def load_encoder(path: Path, *, backbone_dim: int = 512, trust: bool = False) -> nn.Module:
-    """Load a CIFAR ResNet-18 with the head that makes features, from any released layout.
+def load_encoder(
+    path: Path, arch: str = "ResNet18", *, backbone_dim: int | None = None, trust: bool = False
+) -> nn.Module:
+    """Load a network with the head that makes features, from any released layout.
 
     CLD: normalised linear output. SCAN pretext: normalised contrastive head. USL-T: backbone.
 
     Parameters
     ----------
     path : Path
-        Checkpoint.
-    backbone_dim : int
+        Checkpoint. The sizes of a small ResNet are read from its weights.
+    arch : {"ResNet18", "SmallResNet"}
+    backbone_dim : int, optional
         Width that the caller expects before the head.
     trust : bool
         See :func:`usl.checkpoints.read_checkpoint`.
@@ -78,8 +90,44 @@ def load_encoder(path: Path, *, backbone_dim: int = 512, trust: bool = False) ->
     weights = weights_in(read_checkpoint(path, trust=trust))
     # A checkpoint of no known layout is compared with the last, CLD's.
     _, layout, heads = next((row for row in LAYOUTS if row[0] in weights), LAYOUTS[-1])
-    encoder = layout()
+    encoder = layout(**_sizes(weights)) if arch == "SmallResNet" else layout()
     load_weights(encoder, weights, dropped=heads, where=str(path))
-    if encoder.dim != backbone_dim:
-        raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, ResNet18 has {encoder.dim}")
+    if backbone_dim not in (None, encoder.dim):
+        raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, {arch} has {encoder.dim}")
     return encoder.eval()
+
+
+def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
+    """Arguments of the small ResNet that has these weights, as far as they tell."""
+    first = weights.get("conv1.weight", weights.get("backbone.conv1.weight"))
+    found = {m[1] for name in weights if (m := re.match(r"(?:backbone\.)?layer1\.(\d+)\.", name))}
+    return {"width": 1 if first is None else len(first), "blocks": max(1, len(found)), "stride": 2}
+
+
+def new_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:
+    """An untrained network with the head, or for CLD the two heads, of pretraining.
+
+    Parameters
+    ----------
+    arch : {"ResNet18", "SmallResNet"}
+    width, depth : int
+        Of the small ResNet; see :func:`usl.models.resnet_cifar.small_resnet`.
+    cld : bool
+
+    Raises
+    ------
+    InputError
+        An unknown architecture, or sizes that make no network.
+    """
+    if arch not in NETWORKS:
+        raise InputError(f"unknown MODEL.ARCH {arch!r}; choose one of {', '.join(NETWORKS)}")
+    sizes = small_resnet(width, depth) if arch == "SmallResNet" else {}
+    return CldNetwork(**sizes) if cld else PretextEncoder(**sizes)
+
+
+def save_encoder(path: Path, network: nn.Module, *, cld: bool) -> None:
+    """Write a pretrained network in the layout of CLD's, or else SCAN's pretext checkpoints."""
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    content = {"model": {f"module.{k}": v for k, v in weights.items()}} if cld else weights
+    with replacing(path) as file:
+        torch.save(content, file)

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from usl.errors import InputError
+
+# Dimensions of the features that heads make.
+EMBEDDING = 128
+
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut (He et al., CVPR 2016)."""
@@ -29,32 +34,61 @@ class BasicBlock(nn.Module):
         return F.relu(out)
 
 
-class CifarResNet18(nn.Module):
-    """ResNet-18 whose first convolution is 3×3 with stride 1, without max-pooling.
+class CifarResNet(nn.Module):
+    """A ResNet for 32×32 images, without max-pooling; the default is ResNet-18.
 
-    (n, 3, 32, 32) float32 to (n, 512): the mean over positions of the last block.
+    (n, 3, 32, 32) float32 to (n, dim): the mean over positions of the last stage.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage; the three others have twice, four and eight times as many.
+    blocks : int
+        Basic blocks of each of the four stages.
+    stride : int
+        Of the first convolution. 2 makes a network that trains on a CPU.
+
+    Attributes
+    ----------
+    dim : int
+        Width of the features, eight times ``width``.
     """
 
-    dim = 512
-
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, 1)
-        self.layer2 = _stage(64, 128, 2)
-        self.layer3 = _stage(128, 256, 2)
-        self.layer4 = _stage(256, 512, 2)
+        self.dim = 8 * width
+        self.conv1 = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, 1, blocks)
+        self.layer2 = _stage(width, 2 * width, 2, blocks)
+        self.layer3 = _stage(2 * width, 4 * width, 2, blocks)
+        self.layer4 = _stage(4 * width, 8 * width, 2, blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features before any head, (n, 512)."""
+        """Features before any head, (n, dim)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return torch.mean(out, dim=(2, 3))
 
 
-def _stage(width_in: int, width: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(width_in, width, stride), BasicBlock(width, width, 1))
+def _stage(width_in: int, width: int, stride: int, blocks: int) -> nn.Sequential:
+    first = BasicBlock(width_in, width, stride)
+    return nn.Sequential(first, *(BasicBlock(width, width, 1) for _ in range(blocks - 1)))
+
+
+def small_resnet(width: int, depth: int) -> dict[str, int]:
+    """Arguments of a :class:`CifarResNet` of any size whose first convolution halves the image.
+
+    Raises
+    ------
+    InputError
+        A width below 1, or a depth that is not 2 + 8 · blocks: 10, 18, 26, …
+    """
+    if depth < 10 or (depth - 2) % 8:
+        raise InputError(f"MODEL.DEPTH is {depth}; choose 10, 18, 26 or another 2 + 8 · blocks")
+    if width < 1:
+        raise InputError(f"MODEL.WIDTH is {width}; choose at least 1")
+    return {"width": width, "blocks": (depth - 2) // 8, "stride": 2}
 
 
 class NormLinear(nn.Module):
@@ -69,27 +103,42 @@ class NormLinear(nn.Module):
         return x @ F.normalize(self.weight, dim=0)
 
 
-class CldEncoder(CifarResNet18):
+class CldEncoder(CifarResNet):
     """The encoder of released CLD checkpoints: L2-normalised output of ``linear``, (n, 128)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = NormLinear(512, 128)
+    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
+        super().__init__(width, blocks, stride)
+        self.linear = NormLinear(self.dim, EMBEDDING)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of length 1, (n, 128)."""
         return F.normalize(self.linear(super().forward(x)))
 
 
+class CldNetwork(CldEncoder):
+    """CLD in training: the encoder and a second head, whose features are grouped."""
+
+    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
+        super().__init__(width, blocks, stride)
+        self.groupDis = nn.Sequential(NormLinear(self.dim, EMBEDDING))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Instance and group features, each of length 1, side by side: (n, 2, 128)."""
+        features = CifarResNet.forward(self, x)
+        both = torch.stack([self.linear(features), self.groupDis(features)], dim=1)
+        return F.normalize(both, dim=2)
+
+
 class PretextEncoder(nn.Module):
     """The encoder of SCAN's pretext checkpoints: L2-normalised contrastive head, (n, 128)."""
 
-    dim = 512
-
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
         super().__init__()
-        self.backbone = CifarResNet18()
-        self.contrastive_head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
+        self.backbone = CifarResNet(width, blocks, stride)
+        self.dim = self.backbone.dim
+        self.contrastive_head = nn.Sequential(
+            nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, EMBEDDING)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of length 1, (n, 128)."""
@@ -97,15 +146,14 @@ class PretextEncoder(nn.Module):
 
 
 class UsltEncoder(nn.Module):
-    """The encoder of USL-T checkpoints: the backbone's output as it is, (n, 512)."""
+    """The encoder of USL-T checkpoints: the backbone's output as it is, (n, dim)."""
 
-    dim = 512
-
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
         super().__init__()
-        self.backbone = CifarResNet18()
+        self.backbone = CifarResNet(width, blocks, stride)
+        self.dim = self.backbone.dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features, (n, 512), of any length."""
+        """Features, (n, dim), of any length."""
         out: Tensor = self.backbone(x)
         return out

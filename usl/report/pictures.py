@@ -90,5 +90,20 @@ def map_uri(places: np.ndarray, density: np.ndarray, picked: np.ndarray) -> str:
     return _uri(buffer, "image/svg+xml")
 
 
+def curve_uri(x: np.ndarray, y: np.ndarray) -> str:
+    """A curve over epochs, as an SVG data URI."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(x, y, color="#3b78b8", marker="o" if len(x) < 30 else None, markersize=3)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return _uri(buffer, "image/svg+xml")
+
+
 def _uri(buffer: io.BytesIO, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from usl.artifacts import save_text
 from usl.data.datasets import ImageDataset
 from usl.metrics import class_counts
+from usl.report.page import Table, write_page
 from usl.report.pictures import image_uri, map_uri, plane
-
-log = logging.getLogger("usl")
 
 # Pictures of picks of one seed; with more, the page would not open quickly.
 PICTURES = 400
+PICKS_ON_MAP = 3000
 
 
 @dataclass(frozen=True)
@@ -39,14 +36,6 @@ class SeedResult:
     sizes: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def print_picks(result: SeedResult, dataset: ImageDataset | None = None) -> None:
     """Print what the original prints for a seed: number, class counts, indices."""
     print(f"seed {result.seed}: {len(result.picks)} picks")
@@ -60,10 +49,13 @@ def feature_map(
     features: np.ndarray, density: np.ndarray, results: Sequence[SeedResult]
 ) -> list[str]:
     """Maps of the features, (N, D), one for each seed's picks, as data URIs."""
-    rows, places = plane(features, np.unique(np.concatenate([r.picks for r in results])))
+    # A map of more picks than this would show nothing, and take long to lay out.
+    shown = np.unique(np.concatenate([r.picks[: PICKS_ON_MAP // len(results)] for r in results]))
+    rows, places = plane(features, shown)
     where = {int(row): i for i, row in enumerate(rows)}
     return [
-        map_uri(places, density[rows], np.array([where[int(p)] for p in r.picks])) for r in results
+        map_uri(places, density[rows], np.array([where[p] for p in r.picks.tolist() if p in where]))
+        for r in results
     ]
 
 
@@ -99,42 +91,25 @@ def write_selection_report(
     table : Table, optional
         Results, above everything else.
     """
-    page = (
-        _environment()
-        .get_template("template.html")
-        .render(
-            title=title,
-            facts=facts,
-            command=command,
-            timings=timings,
-            table=table,
-            classes=dataset.classes if dataset is not None and dataset.labels is not None else None,
-            seeds=[
-                {
-                    "seed": result.seed,
-                    "tiles": _tiles(result, dataset),
-                    "hidden": max(0, len(result.picks) - PICTURES) if dataset is not None else 0,
-                    "map": map_,
-                    "counts": _counts(result, dataset),
-                    "indices": result.picks.tolist(),
-                }
-                for result, map_ in zip(results, maps or [""] * len(results), strict=True)
-            ],
-        )
-    )
-    save_text(path, page)
-    log.info("wrote %s", path)
-
-
-def _environment() -> Any:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+    write_page(
+        path,
+        title=title,
+        facts=facts,
+        command=command,
+        timings=timings,
+        table=table,
+        classes=dataset.classes if dataset is not None and dataset.labels is not None else None,
+        seeds=[
+            {
+                "seed": result.seed,
+                "tiles": _tiles(result, dataset),
+                "hidden": max(0, len(result.picks) - PICTURES) if dataset is not None else 0,
+                "map": map_,
+                "counts": _counts(result, dataset),
+                "indices": result.picks.tolist(),
+            }
+            for result, map_ in zip(results, maps or [""] * len(results), strict=True)
+        ],
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.errors import InputError
 from usl.selection.kmeans import Clusters, own_distances
 from usl.selection.points import as_points
 from usl.selection.usl import check_budget
@@ -22,7 +21,8 @@ def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
     labels : Tensor (N,), int64
         Classes, from 0.
     budget : int
-        B. What does not divide evenly goes to classes drawn at random.
+        B. What does not divide evenly goes to classes drawn at random, and what a class has too
+        few images for to the others.
     seed : int
 
     Returns
@@ -32,19 +32,21 @@ def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
     Raises
     ------
     InputError
-        The budget is out of range, or a class has too few images.
+        The budget is out of range.
     """
     check_budget(budget, len(labels))
     random = np.random.RandomState(seed)
     classes = np.unique(labels.numpy())
-    share = np.full(len(classes), budget // len(classes))
-    share[random.choice(len(classes), size=budget % len(classes), replace=False)] += 1
-    chosen = []
-    for label, wanted in zip(classes, share, strict=True):
-        members = np.flatnonzero(labels.numpy() == label)
-        if len(members) < wanted:
-            raise InputError(f"class {label} has {len(members)} images, {wanted} are needed")
-        chosen.append(random.choice(members, size=wanted, replace=False))
+    members = [np.flatnonzero(labels.numpy() == label) for label in classes]
+    share = np.zeros(len(classes), dtype=np.int64)
+    while share.sum() < budget:
+        # Round by round one image more from each class that has one left, in a random order.
+        open_ = np.flatnonzero(share < [len(m) for m in members])
+        share[random.permutation(open_)[: budget - share.sum()]] += 1
+    chosen = [
+        random.choice(m, size=wanted, replace=False)
+        for m, wanted in zip(members, share, strict=True)
+    ]
     return torch.from_numpy(np.concatenate(chosen))
 
 

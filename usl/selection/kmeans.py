@@ -52,6 +52,7 @@ def kmeans(
     seed: int,
     iterations: int = 200,
     alive: int = 0,
+    quiet: bool = False,
     device: str | torch.device = "cpu",
 ) -> Clusters:
     """Cluster points with Lloyd's algorithm.
@@ -73,6 +74,8 @@ def kmeans(
         How many clusters must have members in the end. Where fewer have, each empty one in index
         order takes, from the clusters with more than one member, the point farthest from its
         centroid.
+    quiet : bool
+        Show no progress.
     device : str or torch.device
         Where to compute, unless ``features`` are Points.
 
@@ -93,14 +96,14 @@ def kmeans(
         raise InputError(f"{iterations} k-means iterations; choose at least 1")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randperm(len(points), generator=generator)[:clusters]
-    result = _lloyd(points, points.host[first].double(), iterations)
+    result = _lloyd(points, points.host[first].double(), iterations, quiet)
     return _revive(points, result, alive)
 
 
-def _lloyd(points: Points, centroids: Tensor, iterations: int) -> Clusters:
+def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> Clusters:
     living = torch.ones(len(centroids), dtype=torch.bool)
     labels = torch.full((len(points),), -1)
-    with tqdm(total=iterations, desc="k-means", unit="iteration", disable=None) as bar:
+    with tqdm(total=iterations, desc="k-means", unit="iteration", disable=quiet or None) as bar:
         for _ in range(iterations):
             before, labels = labels, assign(points, centroids, living)
             bar.update()

@@ -81,9 +81,14 @@ def find_neighbors(
     points = as_points(features, device)
     if not 1 <= k <= len(points):
         raise InputError(f"K = {k} neighbours of {len(points)} images; choose 1 to {len(points)}")
+    check_backend(backend)
+    return _find(points, k, BACKENDS[backend], tile_bytes)
+
+
+def check_backend(backend: str) -> None:
+    """Raise InputError, with the known names, unless ``backend`` is one of them."""
     if backend not in BACKENDS:
         raise InputError(f"unknown kNN backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    return _find(points, k, BACKENDS[backend], tile_bytes)
 
 
 def _find(points: Points, k: int, propose: Backend, tile_bytes: int) -> Neighbors:

@@ -22,6 +22,10 @@ from usl.errors import InputError
 BLOCK_ROWS = 16384
 # Elements of one float64 scratch array: 2 MB, so that it stays in a second-level cache.
 SCRATCH = 1 << 18
+# Features beyond this have squared distances that float32, in which they are saved, cannot hold.
+LARGEST = 1e15
+# Rows, about, that the centre is taken from.
+CENTRE_ROWS = 1000
 UNIT32 = 2.0**-24
 UNIT64 = 2.0**-53
 
@@ -73,6 +77,10 @@ def as_features(features: Any, name: str = "features") -> Tensor:
         if bad.any():
             row = start + int(bad.nonzero()[0])
             raise InputError(f"{name} have NaN or infinite values, first in row {row}; remove them")
+        if tensor[start:stop].abs().max() > LARGEST:
+            raise InputError(
+                f"{name} have values beyond ±{LARGEST:g}; divide them all by something"
+            )
     return tensor.contiguous()
 
 
@@ -125,8 +133,8 @@ def first_argmin(x: Tensor) -> Tensor:
 class Points:
     """N feature vectors, as given and as a float32 copy for fast products.
 
-    The copy is shifted by the mean, which makes products of far-off features precise again, and
-    scaled by a power of two so that the longest vector has a length in (½, 1].
+    The copy is shifted by a central point, which makes products of far-off features precise again,
+    and scaled by a power of two so that the longest vector has a length in (½, 1].
 
     Parameters
     ----------
@@ -147,12 +155,11 @@ class Points:
         self.host = as_features(features)
         self.exact = self.host.to(device)
         n = len(self.host)
-        total = torch.zeros(self.dim, dtype=torch.float64)
-        for start, stop in blocks(n):
-            total += self.host[start:stop].sum(dim=0, dtype=torch.float64) / n
-        self.mean = total.to(device)
+        # The median of some rows, not the mean of all, which a few outliers would carry away.
+        sample = self.host[:: max(1, n // CENTRE_ROWS)].double()
+        self.centre = sample.median(dim=0).values.to(device)
         longest = max(
-            float((self.exact[a:b].double() - self.mean).norm(dim=1).max()) for a, b in blocks(n)
+            float((self.exact[a:b].double() - self.centre).norm(dim=1).max()) for a, b in blocks(n)
         )
         self.scale = 2.0 ** np.ceil(np.log2(longest)) if longest > 1e-300 else 1.0
         self.fast = torch.empty(n, self.dim, dtype=torch.float32, device=device)
@@ -177,8 +184,8 @@ class Points:
         return self.exact.device
 
     def shifted(self, rows: Tensor) -> Tensor:
-        """Rows (n, D) minus the mean, divided by the scale, in float64."""
-        return (rows.double() - self.mean) / self.scale
+        """Rows (n, D) minus the centre, divided by the scale, in float64."""
+        return (rows.double() - self.centre) / self.scale
 
 
 def as_points(features: Any, device: str | torch.device = "cpu") -> Points:

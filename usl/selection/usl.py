@@ -7,6 +7,7 @@ exact arithmetic in float64 for every block size, thread count and device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +75,14 @@ class Regularizer:
             raise InputError(f"unknown horizon {self.horizon!r}; choose dist or num")
         if self.horizon_num < 1:
             raise InputError(f"a horizon of {self.horizon_num} picks; choose at least 1")
-        if not self.alpha > 0:
-            raise InputError(f"the regulariser's alpha is {self.alpha}; choose a positive number")
+        for name, value, low, high in (
+            ("weight", self.weight, 0.0, 1e6),
+            ("alpha", self.alpha, 1e-3, 10.0),
+            ("momentum", self.momentum, 0.0, 1.0),
+            ("horizon_dist", self.horizon_dist, 1e-30, math.inf),
+        ):
+            if not low <= value <= high:
+                raise InputError(f"the regulariser's {name} is {value}; choose {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)

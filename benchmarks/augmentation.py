@@ -1,0 +1,57 @@
+"""Images per second of the MoCo v2 chain: batched on the device against image by image with PIL.
+
+    python benchmarks/augmentation.py
+
+Both make the same views, 32×32, of made-up images; medians of several rounds in one process.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from usl.data import augment, augment_pil
+from usl.data.augment import Chain, draw
+
+IMAGES, ROUNDS = 512, 5
+
+
+def rate(work: Callable[[], object], device: torch.device) -> float:
+    """Images per second of one call of ``work``, the median after a warm-up."""
+    seconds = []
+    for _ in range(ROUNDS + 1):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return IMAGES / statistics.median(seconds[1:])
+
+
+def main() -> None:
+    """Print a table."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {IMAGES} images a call")
+    print("device  channels  batched/s    PIL/s  ratio")
+    for device in map(torch.device, devices):
+        for channels in (1, 3):
+            images = torch.randint(0, 256, (IMAGES, channels, 32, 32), dtype=torch.uint8)
+            pictures = images.permute(0, 2, 3, 1).numpy()
+            resident, rows = images.to(device), torch.arange(IMAGES, device=device)
+            chain = Chain()
+
+            def batched(resident=resident, rows=rows, chain=chain):
+                draws = draw(chain, rows, 32, 32, seed=0, epoch=0, view=0)
+                return augment.apply(resident.float() / 255, draws, chain.size)
+
+            def one_by_one(pictures=pictures, chain=chain):
+                draws = draw(chain, torch.arange(IMAGES), 32, 32, seed=0, epoch=0, view=0)
+                return augment_pil.apply(pictures, draws, chain.size)
+
+            fast, slow = rate(batched, device), rate(one_by_one, torch.device("cpu"))
+            print(f"{device.type:6}  {channels:8}  {fast:9.0f}  {slow:7.0f}  {fast / slow:5.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Images per second of a pretraining step against its bare forward and backward pass.
+
+    python benchmarks/pretraining.py
+
+The bare pass has the same network and two views of as many images, made beforehand, and the loss
+NT-Xent; the step also draws and augments the views and updates the weights. Medians, one process.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from usl.data.augment import Chain
+from usl.data.datasets import ImageDataset
+from usl.models.encoders import new_network
+from usl.training.contrastive import nt_xent
+from usl.training.pretraining import Contrast, Views, contrastive_step
+
+BATCH, ROUNDS = 512, 7
+
+
+def rate(work: Callable[[], object], device: torch.device) -> float:
+    """Images per second of one call of ``work``, the median after two warm-ups."""
+    seconds = []
+    for _ in range(ROUNDS + 2):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return BATCH / statistics.median(seconds[2:])
+
+
+def main() -> None:
+    """Print a table."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, batch {BATCH}")
+    print("method  channels  step/s  bare/s  share")
+    for cld in (False, True):
+        for channels in (1, 3):
+            images = np.random.RandomState(0).randint(0, 256, (BATCH, 32, 32, channels))
+            data = ImageDataset("made up", "train", images.astype(np.uint8), None, ())
+            network = new_network("SmallResNet", 16, 10, cld=cld)
+            network = network.to(device, memory_format=torch.channels_last)
+            optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+            views = Views(data, Chain(), "digits", seed=0, device=device)
+            step = contrastive_step(views, Contrast(cld=cld), seed=0)(network)
+            rows = torch.arange(BATCH, device=device)
+            both = torch.cat([views(rows, 0, 0), views(rows, 0, 1)])
+
+            def bare(network=network, both=both):
+                network.zero_grad()
+                z, other = network(both).flatten(1).chunk(2)
+                nt_xent(z, other, 0.2).backward()
+
+            def whole(optimizer=optimizer, step=step, rows=rows):
+                optimizer.zero_grad()
+                step(rows, 0, 0)[0].backward()
+                optimizer.step()
+
+            fast, full = rate(bare, device), rate(whole, device)
+            name = "CLD" if cld else "SimCLR"
+            print(f"{name:6}  {channels:8}  {full:6.0f}  {fast:6.0f}  {full / fast:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Augmentation of whole batches on the device, every image with draws of its own.
+
+Images are float32 in [0, 1], (n, C, H, W). Each operation equals its PIL form
+(:mod:`usl.data.augment_pil`) within one of 255 grey levels at the same parameters. The chain is
+that of MoCo v2 (Chen et al., arXiv 2003.04297).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from usl.data.draws import uniform
+from usl.errors import InputError
+
+# Radius of the blur's kernel: three of the largest sigma, 2.
+BLUR_RADIUS = 6
+# Weights of PIL's luminance, in 65536ths.
+_GREY = (19595.0, 38470.0, 7471.0)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the MoCo v2 chain may do to an image.
+
+    Attributes
+    ----------
+    size : int
+        Side of the result, in pixels.
+    scale : (low, high)
+        Share of the image's area that is cropped; aspect ratios from 3/4 to 4/3.
+    flip, jitter, grey, blur : float
+        Probabilities.
+    brightness, contrast, saturation, hue : float
+        Largest changes: factors from 1 - x to 1 + x; hue by -x to x of the colour circle.
+    sigma : (low, high)
+        Of the blur, in pixels.
+    """
+
+    size: int = 32
+    scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grey: float = 0.2
+    blur: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter", "grey", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"the probability {name} is {getattr(self, name)}; choose 0 to 1")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"crops of {self.scale} of the area; choose 0 < low ≤ high ≤ 1")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Parameters of one view of n images; every field has one row an image.
+
+    Attributes
+    ----------
+    box : Tensor (n, 4), int64
+        Top, left, height and width of the crop.
+    flip, jitter, grey, blur : Tensor (n,), bool
+    order : Tensor (n, 4), int64
+        Which of brightness, contrast, saturation, hue (0 to 3) comes first, second, …
+    factors : Tensor (n, 4)
+        Of brightness, contrast and saturation; shift of hue.
+    sigma : Tensor (n,)
+    """
+
+    box: Tensor
+    flip: Tensor
+    jitter: Tensor
+    grey: Tensor
+    blur: Tensor
+    order: Tensor
+    factors: Tensor
+    sigma: Tensor
+
+
+# Uniform numbers that one view of one image uses: 10 tries of a crop with 4 each, then 13.
+_TRIES = 10
+_NUMBERS = 4 * _TRIES + 13
+
+
+def draw(
+    chain: Chain,
+    images: Tensor,
+    height: int,
+    width: int,
+    *,
+    seed: int,
+    epoch: int,
+    view: int,
+) -> Draws:
+    """Draw the parameters of one view of each image.
+
+    Parameters
+    ----------
+    chain : Chain
+    images : Tensor (n,), int64
+        Indices; the draws depend on them, and on seed, epoch and view.
+    height, width : int
+        Of the images, in pixels.
+    seed, epoch, view : int
+    """
+    u = uniform(images, _NUMBERS, seed=seed, epoch=epoch, view=view)
+    rest = u[:, 4 * _TRIES :]
+    reach = torch.tensor(
+        [chain.brightness, chain.contrast, chain.saturation, chain.hue], device=u.device
+    )
+    centre = torch.tensor([1.0, 1.0, 1.0, 0.0], device=u.device)
+    low, high = chain.sigma
+    return Draws(
+        box=_crops(chain, u[:, : 4 * _TRIES].reshape(-1, _TRIES, 4), height, width),
+        flip=rest[:, 0] < chain.flip,
+        jitter=rest[:, 1] < chain.jitter,
+        grey=rest[:, 2] < chain.grey,
+        blur=rest[:, 3] < chain.blur,
+        sigma=low + rest[:, 4] * (high - low),
+        factors=(centre + (2 * rest[:, 5:9] - 1) * reach).clamp_min(-0.5),
+        order=rest[:, 9:13].argsort(dim=1),
+    )
+
+
+def _crops(chain: Chain, u: Tensor, height: int, width: int) -> Tensor:
+    """Boxes drawn as torchvision draws them: the first of ten tries that fits, else the middle."""
+    area = height * width * (chain.scale[0] + u[..., 0] * (chain.scale[1] - chain.scale[0]))
+    limit = torch.log(torch.tensor(4.0 / 3.0))
+    ratio = torch.exp((2 * u[..., 1] - 1) * limit)
+    w = torch.round(torch.sqrt(area * ratio)).long()
+    h = torch.round(torch.sqrt(area / ratio)).long()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    # argmax gives the first True; where there is none, the fall-back is taken instead.
+    first = fits.int().argmax(dim=1, keepdim=True)
+    w, h = (x.gather(1, first)[:, 0] for x in (w, h))
+    top, left = (u[..., i].gather(1, first)[:, 0] for i in (2, 3))
+    none = ~fits.any(dim=1)
+    w_all, h_all = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    w, h = torch.where(none, w_all, w), torch.where(none, h_all, h)
+    top = torch.where(none, (height - h) // 2, (top * (height - h + 1)).long())
+    left = torch.where(none, (width - w) // 2, (left * (width - w + 1)).long())
+    return torch.stack([top, left, h, w], dim=1)
+
+
+def apply(images: Tensor, draws: Draws, size: int) -> Tensor:
+    """Augment a batch: crop and resize, jitter, grey, blur, flip.
+
+    Parameters
+    ----------
+    images : Tensor (n, C, H, W), float32 in [0, 1]; C is 1 or 3
+    draws : Draws
+        For these n images.
+    size : int
+        Side of the result.
+
+    Returns
+    -------
+    Tensor (n, C, size, size), float32 in [0, 1]
+    """
+    x = resized_crop(images, draws.box, size)
+    for position in range(4):
+        for number, operation in enumerate(OPERATIONS):
+            if number >= 2 and x.shape[1] == 1:
+                continue  # grey images have neither saturation nor hue
+            rows = (draws.jitter & (draws.order[:, position] == number)).nonzero()[:, 0]
+            if len(rows):
+                x[rows] = operation(x[rows], draws.factors[rows, number])
+    if x.shape[1] == 3:
+        rows = draws.grey.nonzero()[:, 0]
+        x[rows] = grey(x[rows]).expand(-1, 3, -1, -1)
+    rows = draws.blur.nonzero()[:, 0]
+    if len(rows):
+        x[rows] = blur(x[rows], draws.sigma[rows])
+    return torch.where(draws.flip[:, None, None, None], x.flip(3), x)
+
+
+def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Cut boxes (n, 4) out and resize them to ``size``, bilinear with PIL's antialiasing."""
+    rows = _resizing(box[:, 0], box[:, 2], images.shape[2], size)
+    columns = _resizing(box[:, 1], box[:, 3], images.shape[3], size)
+    return (rows[:, None] @ images @ columns[:, None].transpose(2, 3)).clamp_(0, 1)
+
+
+def _resizing(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
+    """Weights (n, size, whole) that resize ``length`` pixels from ``start`` on, as PIL does."""
+    device = start.device
+    step = (length.float() / size)[:, None, None]
+    centre = (torch.arange(size, device=device)[None, :, None] + 0.5) * step
+    place = torch.arange(whole, device=device)[None, None] - start[:, None, None] + 0.5
+    weights = (1 - ((place - centre) / step.clamp_min(1)).abs()).clamp_min(0)
+    weights *= (place > 0) & (place < length[:, None, None])
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def grey(x: Tensor) -> Tensor:
+    """Luminance, (n, 1, H, W), rounded to a grey level as PIL rounds it."""
+    if x.shape[1] == 1:
+        return x
+    weights = torch.tensor(_GREY, device=x.device)[:, None, None]
+    return ((x * 255 * weights).sum(dim=1, keepdim=True) / 65536 + 0.5).floor_() / 255
+
+
+def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    factor = factor[:, None, None, None]
+    return (factor * x + (1 - factor) * other).clamp_(0, 1)
+
+
+def brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """Mix with black; factor 1 changes nothing. ``x`` (n, C, H, W), ``factor`` (n,)."""
+    return _blend(x, torch.zeros((), device=x.device), factor)
+
+
+def contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Mix with the mean luminance, rounded to a grey level as PIL rounds it."""
+    mean = (grey(x).mean(dim=(1, 2, 3), keepdim=True) * 255 + 0.5).floor() / 255
+    return _blend(x, mean, factor)
+
+
+def saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Mix with the luminance of each pixel."""
+    return _blend(x, grey(x), factor)
+
+
+def hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turn the colour circle by ``shift`` (n,), in turns, with PIL's eight-bit hue."""
+    levels = (x * 255).round()
+    high, low = levels.amax(dim=1), levels.amin(dim=1)
+    spread = high - low
+    rest = ((high[:, None] - levels) / spread.clamp_min(1)[:, None]).double()
+    red, green, blue = rest.unbind(dim=1)
+    turn = torch.where(
+        levels[:, 0] == high,
+        blue - green,
+        torch.where(levels[:, 1] == high, 2 + red - blue, 4 + green - red),
+    )
+    # PIL holds hue and saturation in a byte each, cut off after a product in double precision.
+    h = ((turn.float().double() / 6 + 1) % 1).float()
+    h = (torch.where(spread == 0, 0, h).double() * 255).floor().float()
+    s = ((spread / high.clamp_min(1)).double() * 255).floor().float() / 255
+    h = (h + (shift[:, None, None] * 255).trunc()) % 256
+    channels = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
+    k = (channels + (h * 6 / 255)[:, None]) % 6
+    fall = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return (high[:, None] * (1 - s[:, None] * fall)).round_() / 255
+
+
+def blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur, (n, C, H, W) with ``sigma`` (n,) in pixels, edges mirrored."""
+    rows, columns = (_blurring(sigma, length) for length in x.shape[2:])
+    return rows[:, None] @ x @ columns[:, None].transpose(2, 3)
+
+
+def _blurring(sigma: Tensor, length: int) -> Tensor:
+    """Weights (n, length, length) of a blur along one axis."""
+    radius = min(BLUR_RADIUS, length - 1)
+    steps = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (steps[None] / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    places = torch.arange(length, device=sigma.device)[:, None] + steps
+    places = places.abs()
+    places = torch.where(places >= length, 2 * (length - 1) - places, places)
+    weights = torch.zeros(len(sigma), length, length, device=sigma.device)
+    index = places.expand(len(sigma), -1, -1)
+    return weights.scatter_add_(2, index, kernel[:, None].expand(-1, length, -1))
+
+
+OPERATIONS = (brightness, contrast, saturation, hue)

@@ -1,0 +1,78 @@
+"""The page that every report is: ``template.html`` filled in, one file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from usl.artifacts import save_text
+
+log = logging.getLogger("usl")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    facts: dict[str, Any],
+    command: str,
+    timings: dict[str, float],
+    table: Table | None = None,
+    curves: Sequence[dict[str, str]] = (),
+    seeds: Sequence[dict[str, Any]] = (),
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Fill the template in; every name is escaped.
+
+    Parameters
+    ----------
+    path : Path
+    title : str
+    facts : dict
+        Shown as name and value.
+    command : str
+        What repeats the run.
+    timings : dict of str to float
+        Seconds by step.
+    table : Table, optional
+        Results, above everything else.
+    curves : sequence of dict
+        With ``title`` and ``picture``, a data URI.
+    seeds : sequence of dict
+        Selections; see :mod:`usl.report.selection`.
+    classes : sequence of str, optional
+        Names for the class counts of ``seeds``.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (files(__package__) / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("template.html").render(
+        title=title,
+        facts=facts,
+        command=command,
+        timings=timings,
+        table=table,
+        curves=curves,
+        seeds=seeds,
+        classes=classes,
+    )
+    save_text(path, page)
+    log.info("wrote %s", path)

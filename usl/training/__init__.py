@@ -1,0 +1,1 @@
+"""One training loop; each method brings its step and its losses."""

@@ -1,0 +1,381 @@
+"""The training loop of every method: epochs, schedule, precision, weight EMA, resume, metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from usl import distributed
+from usl.artifacts import replacing
+from usl.checkpoints import read_checkpoint
+from usl.data.draws import permutation
+from usl.errors import InputError
+
+log = logging.getLogger("usl")
+
+CHECKPOINT = "checkpoint.pth"
+# Steps between two looks at whether the loss is still finite; each look waits for the device.
+CHECK_EVERY = 20
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# (indices of the images of this process (n,), epoch, step) to (loss, numbers to report)
+Step = Callable[[Tensor, int, int], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the images; incomplete last batches are dropped.
+    steps : int
+        Instead of epochs, if above 0.
+    batch_size : int
+        Images of one step over all processes.
+    lr : float
+        Highest learning rate.
+    warmup : int
+        Steps of linear warm-up.
+    schedule : {"cosine", "constant"}
+    accumulate : int
+        Parts of a batch, one after the other, to save memory.
+    precision : {"float32", "bfloat16", "float16"}
+        Of autocast.
+    ema : float
+        Decay of the weight average; 0 for none.
+    save_every : int
+        Steps between checkpoints; 0 for the end of each epoch.
+    evaluate_every : int
+        Epochs between evaluations.
+    seed : int
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    steps: int = 0
+    warmup: int = 0
+    schedule: str = "cosine"
+    accumulate: int = 1
+    precision: str = "float32"
+    ema: float = 0.0
+    save_every: int = 0
+    evaluate_every: int = 1
+    seed: int = 0
+
+    def check(self, images: int) -> None:
+        """Raise InputError where the plan is impossible for so many images."""
+        size, parts = self.batch_size, self.accumulate * distributed.world_size()
+        if not 2 <= size <= images:
+            raise InputError(f"DATALOADER.BATCH_SIZE is {size}; choose 2 to {images}, the images")
+        if self.accumulate < 1 or size % parts or size // parts < 2:
+            raise InputError(f"a batch of {size} cannot be cut into {parts} parts of at least 2")
+        if self.steps < 0 or (self.epochs < 1 and not self.steps):
+            raise InputError(f"{self.epochs} epochs and {self.steps} steps; choose at least 1")
+        if self.schedule not in ("cosine", "constant"):
+            raise InputError(f"unknown schedule {self.schedule!r}; choose cosine or constant")
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise InputError(f"unknown precision {self.precision!r}; choose one of {known}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"an EMA decay of {self.ema}; choose 0 to below 1")
+        if not self.lr > 0 or not math.isfinite(self.lr):
+            raise InputError(f"OPTIMIZER.LR is {self.lr}; choose a positive number")
+
+    def total(self, images: int) -> int:
+        """Steps in all."""
+        return self.steps or self.epochs * (images // self.batch_size)
+
+    def factor(self, step: int, total: int) -> float:
+        """What the learning rate is multiplied with at a step, counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup) / max(1, total - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass
+class Trained:
+    """What :func:`fit` returns.
+
+    Attributes
+    ----------
+    network : nn.Module
+        In eval mode: the weight average if there is one.
+    metrics : DataFrame
+        One row an epoch.
+    """
+
+    network: nn.Module
+    metrics: pd.DataFrame
+
+
+def fit(
+    network: nn.Module,
+    make_step: Callable[[nn.Module], Step],
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    *,
+    images: int,
+    device: torch.device,
+    folder: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    resume: bool = True,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> Trained:
+    """Train a network.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On ``device``.
+    make_step : callable
+        Given the network as it is to be called in training, returns the step of the method.
+    optimizer : Optimizer
+        Over the parameters of ``network``.
+    plan : Plan
+    images : int
+        How many there are; each epoch visits them in an order of its own.
+    device : torch.device
+    folder : Path, optional
+        For ``checkpoint.pth``, ``metrics.csv`` and TensorBoard.
+    settings : dict, optional
+        What must be the same for a checkpoint to be continued.
+    resume : bool
+        Continue ``folder/checkpoint.pth`` if it is there. On the CPU the weights are then those
+        of a run that was never interrupted.
+    evaluate : callable, optional
+        Given the evaluated network in eval mode, returns numbers for the metrics.
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    InputError
+        An impossible plan, a checkpoint of other settings, a loss that is not finite (the last
+        good checkpoint stays), or a folder that cannot be written.
+    """
+    plan.check(images)
+    state = _State(network, optimizer, plan, folder, settings or {}, device)
+    if resume:
+        state.restore()
+    step_of = make_step(distributed.parallel(network, device))
+    per_epoch = images // plan.batch_size
+    total = plan.total(images)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
+    writer = _tensorboard(folder)
+    bar = tqdm(total=total, initial=state.step, unit="step", disable=None, desc="training")
+    while state.step < total:
+        epoch, offset = divmod(state.step, per_epoch)
+        order = permutation(images, seed=plan.seed, epoch=epoch)
+        begin, first = time.perf_counter(), state.step
+        network.train()
+        for number in range(offset, min(per_epoch, offset + total - state.step)):
+            batch = order[number * plan.batch_size : (number + 1) * plan.batch_size].to(device)
+            lr = plan.lr * plan.factor(state.step, total)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            numbers = _one_step(step_of, batch, optimizer, scaler, plan, epoch, state.step)
+            state.add(numbers)
+            bar.update()
+            if state.step % CHECK_EVERY == 0:
+                state.check()
+                rate = (state.step - first) * plan.batch_size / (time.perf_counter() - begin)
+                bar.set_postfix(loss=f"{state.mean('loss'):.3f}", images_s=f"{rate:.0f}")
+            if plan.save_every and state.step % plan.save_every == 0 and number + 1 < per_epoch:
+                state.save()
+        state.check()
+        spent = time.perf_counter() - begin
+        row = {"epoch": epoch + 1, "step": state.step, "lr": lr} | state.means()
+        row["images_per_second"] = (state.step - first) * plan.batch_size / spent
+        if evaluate and ((epoch + 1) % plan.evaluate_every == 0 or state.step == total):
+            row |= evaluate(state.evaluated().eval())
+        state.end_epoch(row)
+        if writer is not None:
+            for name, value in row.items():
+                writer.add_scalar(name, value, state.step)
+    bar.close()
+    if writer is not None:
+        writer.close()
+    return Trained(state.evaluated().eval(), pd.DataFrame(state.rows))
+
+
+def _one_step(
+    step_of: Step,
+    batch: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    plan: Plan,
+    epoch: int,
+    step: int,
+) -> dict[str, Tensor]:
+    """Forward, backward and update; every process takes its rows of each part of the batch."""
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    for part in batch.chunk(plan.accumulate):
+        mine = part.chunk(distributed.world_size())[distributed.rank()]
+        dtype = PRECISIONS[plan.precision]
+        with torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None):
+            loss, numbers = step_of(mine, epoch, step)
+        torch.autograd.backward(scaler.scale(loss / plan.accumulate))
+        for name, value in ({"loss": loss} | numbers).items():
+            share = value.detach().double() / plan.accumulate
+            sums[name] = sums[name] + share if name in sums else share
+    scaler.step(optimizer)
+    scaler.update()
+    return sums
+
+
+class _State:
+    """Everything that a resumed run must have as it was."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        folder: Path | None,
+        settings: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.network, self.optimizer, self.folder = network, optimizer, folder
+        self.settings = json.loads(json.dumps(settings | {"plan": asdict(plan)}))
+        self.settings["plan"].pop("save_every")
+        self.device = device
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.average: AveragedModel | None = None
+        if plan.ema:
+            average = get_ema_multi_avg_fn(plan.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(network, multi_avg_fn=average)
+            # The average starts from the initial weights; else the first update would copy.
+            self.average.n_averaged.fill_(1)
+
+    def add(self, numbers: dict[str, Tensor]) -> None:
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.count += 1
+        self.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+            for mine, theirs in zip(
+                self.average.module.buffers(), self.network.buffers(), strict=True
+            ):
+                mine.copy_(theirs)
+
+    def mean(self, name: str) -> float:
+        return float(self.sums[name]) / self.count
+
+    def means(self) -> dict[str, float]:
+        return {name: float(distributed.mean(s)) / self.count for name, s in self.sums.items()}
+
+    def check(self) -> None:
+        """Stop if the loss is not finite; what was saved before is good."""
+        if not math.isfinite(self.mean("loss")):
+            kept = "nothing was saved yet"
+            if self.folder is not None and (self.folder / CHECKPOINT).exists():
+                kept = f"the last good checkpoint is {self.folder / CHECKPOINT}"
+            raise InputError(
+                f"the loss is {self.mean('loss')} before step {self.step}; {kept}; "
+                "lower OPTIMIZER.LR"
+            )
+
+    def evaluated(self) -> nn.Module:
+        return self.network if self.average is None else self.average.module
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        self.sums, self.count = {}, 0
+        text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
+        if distributed.rank() == 0:
+            log.info("%s", text)
+        self.save()
+        if self.folder is not None and distributed.rank() == 0:
+            with replacing(self.folder / "metrics.csv") as file:
+                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically; the one before stays until this one is complete."""
+        if self.folder is None or distributed.rank() != 0:
+            return
+        content = {
+            "model": self.network.state_dict(),
+            "ema_model": None if self.average is None else self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "epoch": len(self.rows),
+            "metrics": self.rows,
+            "sums": self.sums,
+            "count": self.count,
+            "settings": self.settings,
+            "random": torch.get_rng_state(),
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with replacing(self.folder / CHECKPOINT) as file:
+            file.write(buffer.getbuffer())
+
+    def restore(self) -> None:
+        path = None if self.folder is None else self.folder / CHECKPOINT
+        if path is None or not path.exists():
+            return
+        content = read_checkpoint(path)
+        if "settings" not in content:
+            raise InputError(f"{path} was not made by this training; remove it")
+        different = list(_differences(content["settings"], self.settings))
+        if different:
+            raise InputError(
+                f"{path} is of other settings: {'; '.join(different[:3])}; "
+                "choose another RUN_NAME, or RESUME none to begin anew"
+            )
+        self.network.load_state_dict(content["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(content["ema_model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.rows = content["step"], content["metrics"]
+        self.sums = {k: v.to(self.device) for k, v in content["sums"].items()}
+        self.count = content["count"]
+        torch.set_rng_state(content["random"])
+        log.info("training goes on from step %d", self.step)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Settings that differ, as ``KEY was A and is B``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if old == new else [f"{name} was {old} and is {new}"]
+
+
+def _tensorboard(folder: Path | None) -> Any:
+    """A TensorBoard writer, if TensorBoard is installed."""
+    if folder is None or distributed.rank() != 0:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]

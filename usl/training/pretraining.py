@@ -1,0 +1,202 @@
+"""Self-supervised pretraining: two augmented views of each image, SimCLR or CLD, and monitors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from usl import distributed
+from usl.data import augment, augment_pil
+from usl.data.datasets import ImageDataset
+from usl.data.transforms import normalize
+from usl.errors import InputError
+from usl.features import extract
+from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
+from usl.training.contrastive import cross_level, groups, nt_xent
+from usl.training.loop import Step
+
+log = logging.getLogger("usl")
+
+# Images that the monitors without labels look at.
+SAMPLE = 2000
+# Below this effective rank the features have collapsed: they lie on little more than a line.
+COLLAPSED = 2.0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Temperatures and weights of the losses.
+
+    Attributes
+    ----------
+    temperature : float
+        Of NT-Xent.
+    cld : bool
+        Whether the network has group features, (n, 2, D).
+    groups : int
+        k-means groups in a batch.
+    group_temperature, group_weight : float
+        Of the cross-level loss.
+    """
+
+    temperature: float = 0.2
+    cld: bool = False
+    groups: int = 32
+    group_temperature: float = 0.2
+    group_weight: float = 0.25
+
+    def check(self, batch: int) -> None:
+        """Raise InputError where the losses are impossible with so many images in a batch."""
+        if not self.temperature > 0 or not self.group_temperature > 0:
+            raise InputError("a TEMPERATURE is not above 0; choose a positive number")
+        if self.cld and not 2 <= self.groups <= batch:
+            raise InputError(f"GROUP.COUNT is {self.groups}; choose 2 to {batch}, the batch")
+
+
+class Views:
+    """Augmented views of images that stay on the device as bytes.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+    chain : augment.Chain
+    transform : str
+        Normalisation.
+    seed : int
+    device : torch.device
+    backend : {"auto", "batched", "pil"}
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        chain: augment.Chain,
+        transform: str,
+        *,
+        seed: int,
+        device: torch.device,
+        backend: str = "auto",
+    ) -> None:
+        if backend not in ("auto", "batched", "pil"):
+            raise InputError(f"unknown AUGMENT.BACKEND {backend!r}; choose auto, batched or pil")
+        self.chain, self.transform, self.seed, self.backend = chain, transform, seed, backend
+        self.images = dataset.resident("cpu" if backend == "pil" else device)
+        self.white, self.device = dataset.white, device
+
+    def __call__(self, images: Tensor, epoch: int, view: int) -> Tensor:
+        """One view of images (n,), int64: (n, 3, size, size), normalised, on the device."""
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return self._view(images, epoch, view)
+
+    def _view(self, images: Tensor, epoch: int, view: int) -> Tensor:
+        height, width = self.images.shape[2:]
+        draws = augment.draw(
+            self.chain,
+            images.to(self.images.device),
+            height,
+            width,
+            seed=self.seed,
+            epoch=epoch,
+            view=view,
+        )
+        chosen = self.images[images.to(self.images.device)]
+        if self.backend == "pil":
+            levels = (chosen.float() * (255 / self.white)).round().byte()
+            x = augment_pil.apply(levels.permute(0, 2, 3, 1).numpy(), draws, self.chain.size)
+        else:
+            x = augment.apply(chosen.float() / self.white, draws, self.chain.size)
+        x = normalize(x.to(self.device).expand(-1, 3, -1, -1), self.transform)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def contrastive_step(views: Views, contrast: Contrast, *, seed: int) -> Callable[[nn.Module], Step]:
+    """The step of SimCLR, and with ``contrast.cld`` of CLD, for :func:`usl.training.loop.fit`.
+
+    Under ``torchrun`` every image is compared with those of all processes.
+    """
+
+    def make(network: nn.Module) -> Step:
+        def step(images: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            both = torch.cat([views(images, epoch, 0), views(images, epoch, 1)])
+            z, other = (distributed.gather(half.float()) for half in network(both).chunk(2))
+            with torch.autocast(z.device.type, enabled=False):
+                return losses(z, other, seed + number)
+
+        return step
+
+    def losses(z: Tensor, other: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if not contrast.cld:
+            return nt_xent(z, other, contrast.temperature), {}
+        instance = nt_xent(z[:, 0], other[:, 0], contrast.temperature)
+        z, other = z[:, 1], other[:, 1]
+        grouped, other_grouped = (groups(x, contrast.groups, seed) for x in (z, other))
+        cross = cross_level(z, other, contrast.group_temperature, grouped, other_grouped)
+        loss = instance + contrast.group_weight * cross
+        return loss, {"nt_xent": instance, "cross_level": cross}
+
+    return make
+
+
+class Embedding(nn.Module):
+    """The instance features of a network in training, whatever else it returns: (n, D)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, H, W) to (n, D)."""
+        out: Tensor = self.network(x)
+        return out[:, 0] if out.ndim == 3 else out
+
+
+def monitor(
+    train: ImageDataset, test: ImageDataset | None, views: Views, *, batch_size: int
+) -> Callable[[nn.Module], dict[str, float]]:
+    """What to look at while an encoder trains, for :func:`usl.training.loop.fit`.
+
+    Always: alignment, uniformity and effective rank of the features of some training images; a
+    warning if they have collapsed. With labels: weighted 20-NN accuracy on ``test``.
+    """
+
+    def embed(network: nn.Module, dataset: ImageDataset) -> Tensor:
+        features = extract(
+            Embedding(network),
+            dataset,
+            transform=views.transform,
+            batch_size=batch_size,
+            device=views.device,
+            quiet=True,
+        )
+        return torch.from_numpy(features).to(views.device)
+
+    @torch.no_grad()
+    def look(network: nn.Module) -> dict[str, float]:
+        some = torch.arange(min(SAMPLE, len(train)))
+        # Epoch 0 is training's own; a view of another number is drawn for nothing else.
+        z, other = (Embedding(network)(views(some, 0, view)) for view in (2, 3))
+        found = {
+            "alignment": alignment(z, other),
+            "uniformity": uniformity(z),
+            "effective_rank": effective_rank(z),
+        }
+        if found["effective_rank"] < COLLAPSED:
+            log.warning(
+                "the features have collapsed (effective rank %.2f): lower OPTIMIZER.LR, or raise "
+                "SIMCLR.TEMPERATURE or the batch size",
+                found["effective_rank"],
+            )
+        if test is not None and train.labels is not None and test.labels is not None:
+            labels, answers = (
+                torch.from_numpy(x).to(views.device) for x in (train.labels, test.labels)
+            )
+            found["knn_accuracy"] = weighted_knn(
+                embed(network, train), labels, embed(network, test), answers
+            )
+        return found
+
+    return look
