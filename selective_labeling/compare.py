@@ -3,9 +3,9 @@
     cd selective_labeling && python compare.py --cfg configs/digits_compare.yaml
 
 For every budget and seed: random picks, stratified ones (the same number from each class, which
-needs all labels), k-means centres, the densest image of each cluster, and USL. A logistic regression on the features of the picks is
-scored on the test images. Prints mean and standard deviation over the seeds; writes results.csv,
-one row a run, and report.html.
+needs all labels), k-means centres, the densest image of each cluster, and USL. A logistic
+regression on the features of the picks is scored on the test images. Prints mean and standard
+deviation over the seeds; writes results.csv, one row a run, and report.html.
 """
 
 import pandas as pd

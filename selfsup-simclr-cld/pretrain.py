@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
 
         # 3. Keep the encoder; show how it came about.
         if run.folder is not None:
-            save_encoder(run.folder / "encoder.pth", trained.network, cld=cfg.CLD)
+            path = run.folder / "encoder.pth"
+            save_encoder(path, trained.network, cld=cfg.CLD, half=cfg.HALF_ENCODER)
         steps.finish_training(
             run,
             trained.metrics,

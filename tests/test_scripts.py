@@ -16,7 +16,6 @@ from conftest import ROOT, STAGE, make_cifar, make_cld_checkpoint, run_script
 
 from usl import InputError
 
-PIXELS = ("MODEL.ARCH", "pixels")
 SMALL = ("USL.KNN_K", 10, "USL.NUM_SELECTED_SAMPLES", 8, "USL.SEEDS", "[1, 2]")
 
 
@@ -201,7 +200,7 @@ def test_usl_features_in_the_other_form_and_normalised(tmp_path, script, capsys)
 
 
 def test_compare_on_digits(tmp_path, script, capsys):
-    argv = ("--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path, *PIXELS)
+    argv = ("--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path)
     script("compare.py", *argv, "USL.SEEDS", "[1, 2]", "COMPARE.BUDGETS", "[20, 40]")
     out = capsys.readouterr().out
     with (tmp_path / "results.csv").open() as file:
@@ -300,7 +299,7 @@ def test_bad_settings_of_features(tmp_path, script, options, message):
     ],
 )
 def test_bad_settings_of_images(tmp_path, script, options, message):
-    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", tmp_path / "run", *PIXELS)
+    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", tmp_path / "run")
     with pytest.raises(InputError) as error:
         script("usl-cifar.py", *argv, *options)
     assert message in str(error.value) and not (tmp_path / "run").exists()
@@ -320,7 +319,6 @@ def test_saved_arrays_that_do_not_fit(tmp_path, script):
     np.save(run / "d_knns.npy", np.zeros((5, 20), np.float32))
     np.save(run / "ind_knns.npy", np.zeros((5, 20), np.int64))
     argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", run, "RECOMPUTE_ALL", False)
-    argv = (*argv, *PIXELS)
     with pytest.raises(InputError, match=r"d_knns.npy has shape \(5, 20\), needed is \(1437, 20\)"):
         script("usl-cifar.py", *argv)
 
@@ -343,7 +341,8 @@ def test_pretraining_then_selection_on_digits(tmp_path):
     assert "curve of loss" in (encoder / "report.html").read_text()
 
     options = ("MODEL.PRETRAIN_PATH", encoder / "encoder.pth", "RUN_DIR", tmp_path / "usl")
-    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", *options, "USL.SEEDS", "[1]")
+    network = ("MODEL.ARCH", "SmallResNet", "MODEL.BACKBONE_DIM", 128, "USL.SEEDS", "[1]")
+    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", *options, *network)
     done = run_script("usl-cifar.py", *argv)
     assert done.returncode == 0, done.stderr
     features = np.load(tmp_path / "usl" / "memory_feats_list.npy")
@@ -352,9 +351,8 @@ def test_pretraining_then_selection_on_digits(tmp_path):
     assert len(set(printed(done.stdout)[1])) == 40
 
     # Other settings do not go on from this checkpoint, and the one that differs is named.
-    done = subprocess.run(
-        [*command, "OPTIMIZER.LR", "0.5"], cwd=folder, capture_output=True, text=True
-    )
+    command += ["OPTIMIZER.LR", "0.5"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert "checkpoint.pth is of other settings: OPTIMIZER.LR was 0.12 and is 0.5" in done.stderr
     assert len([x for x in done.stderr.splitlines() if x.startswith("error: ")]) == 1
@@ -363,6 +361,7 @@ def test_pretraining_then_selection_on_digits(tmp_path):
 def test_an_encoder_that_is_not_there_yet(tmp_path, script):
     path = ROOT / "selfsup-simclr-cld" / "saved" / "nothing" / "encoder.pth"
     argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "MODEL.PRETRAIN_PATH", path)
+    argv = (*argv, "MODEL.ARCH", "SmallResNet")
     with pytest.raises(InputError, match="or run the script in selfsup-simclr-cld that makes it"):
         script("usl-cifar.py", *argv)
 

@@ -386,10 +386,11 @@ def test_what_pretraining_writes_is_what_selection_reads(tmp_path, cld):
 
 
 def test_half_precision_weights_load(tmp_path):
-    network = new_network("SmallResNet", 2, 10, cld=False).half()
-    save_encoder(tmp_path / "e.pth", network, cld=False)
+    network = new_network("SmallResNet", 2, 10, cld=False)
+    save_encoder(tmp_path / "e.pth", network, cld=False, half=True)
     encoder = load_encoder(tmp_path / "e.pth", "SmallResNet")
-    assert all(p.dtype == torch.float32 for p in encoder.parameters())
+    for a, b in zip(encoder.parameters(), network.parameters(), strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b.half().float())
 
 
 def test_bfloat16_trains():

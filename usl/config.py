@@ -175,6 +175,8 @@ def pretrain_defaults() -> CfgNode:
     c.PRECISION = "float32"
     # Decay of the weight average that is evaluated and kept; 0: the weights themselves.
     c.EMA_DECAY = 0.0
+    # Write encoder.pth in half precision: half the size, to pass on.
+    c.HALF_ENCODER = False
     # Steps between checkpoints; 0: one after each epoch.
     c.CHECKPOINT_STEPS = 0
     # Epochs between evaluations.

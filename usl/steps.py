@@ -41,6 +41,7 @@ FREE_SETTINGS = (
     "DEVICE",
     "RESUME",
     "CHECKPOINT_STEPS",
+    "HALF_ENCODER",
 )
 FEATURES = "memory_feats_list.npy"
 # Budgets whose published picks come from more clusters than picks.

@@ -125,9 +125,15 @@ def new_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:
     return CldNetwork(**sizes) if cld else PretextEncoder(**sizes)
 
 
-def save_encoder(path: Path, network: nn.Module, *, cld: bool) -> None:
-    """Write a pretrained network in the layout of CLD's, or else SCAN's pretext checkpoints."""
-    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+def save_encoder(path: Path, network: nn.Module, *, cld: bool, half: bool = False) -> None:
+    """Write a pretrained network in the layout of CLD's, or else SCAN's pretext checkpoints.
+
+    With ``half`` floating-point weights are float16; they load like any others.
+    """
+    weights = {
+        name: value.cpu().half() if half and value.is_floating_point() else value.cpu()
+        for name, value in network.state_dict().items()
+    }
     content = {"model": {f"module.{k}": v for k, v in weights.items()}} if cld else weights
     with replacing(path) as file:
         torch.save(content, file)
