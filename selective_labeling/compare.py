@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     steps.finish(
         run,
         shown,
-        title=f"{len(shown[0].picks)} of {len(train)} images worth labelling",
+        title=f"{len(shown[0].picks)} of {len(train):,} images worth labelling",
         facts={"Data set": train.name, "Encoder": cfg.MODEL.ARCH, "Test images": len(test)},
         images=train,
         points=points,

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     steps.finish(
         run,
         results,
-        title=f"{budget} of {len(images)} images, at random",
+        title=f"{budget} of {len(images):,} images, at random",
         facts={"Data set": images.name},
         images=images,
     )

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     steps.finish(
         run,
         results,
-        title=f"{budget} of {len(images)} images worth labelling",
+        title=f"{budget} of {len(images):,} images worth labelling",
         facts={"Data set": images.name, "Encoder": cfg.MODEL.ARCH, "Neighbours": cfg.USL.KNN_K},
         images=images,
         points=points,

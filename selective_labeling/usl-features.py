@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     steps.finish(
         run,
         results,
-        title=f"{budget} of {len(points)} embeddings worth labelling",
+        title=f"{budget} of {len(points):,} embeddings worth labelling",
         facts={"Features": Path(cfg.FEATURES.PATH).name, "Neighbours": cfg.USL.KNN_K},
         points=points,
         density=density,

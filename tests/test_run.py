@@ -112,6 +112,18 @@ def test_released_files_are_used(begin):
     assert (maker.calls, a.tolist(), b.tolist()) == (0, [4.0, 5.0, 6.0], [0, 9, 1])
 
 
+def test_released_files_without_the_optional_one_are_reused(begin):
+    expected = [Expected("a.npy", (3,)), Expected("c.npy", (3,), optional=True)]
+    folder = begin(*KEEP).folder
+    save_array(folder / "a.npy", np.zeros(3))
+
+    def never():
+        raise AssertionError
+
+    for _ in range(3):
+        assert begin(*KEEP).cached(expected, {"from": 1}, never)[1] is None
+
+
 def test_released_files_are_kept_when_replaced(begin):
     folder = begin().folder
     save_array(folder / "a.npy", np.zeros(3))

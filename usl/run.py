@@ -143,7 +143,8 @@ class Run:
         if self.folder is not None:
             if self._recorded(expected, source):
                 log.info("reused %s", names)
-                return [e.load(self.folder) for e in expected]
+                known = self._record["arrays"]
+                return [e.load(self.folder) if e.name in known else None for e in expected]
             if self._may_use_foreign(expected, by_budget):
                 log.info("using %s, which this run did not make", names)
                 return self._foreign(expected, source, by_budget)
@@ -222,13 +223,17 @@ class Run:
             save_text(self.folder / "run.json", json.dumps(self._record, indent=1) + "\n")
 
     def _recorded(self, expected: Sequence[Expected], source: dict[str, Any]) -> bool:
+        entries = {e.name: self._record["arrays"].get(e.name) for e in expected}
+        foreign = any(entry and entry.get("foreign") for entry in entries.values())
         for e in expected:
-            entry = self._record["arrays"].get(e.name)
+            entry = entries[e.name]
+            if entry is None and e.optional and foreign:
+                continue
             if entry is None or entry["source"] != json.loads(json.dumps(source)):
                 return False
             if self._print_on_disk(e.name) != entry["sha256"]:
                 return False
-        self._prints.update({e.name: self._record["arrays"][e.name]["sha256"] for e in expected})
+        self._prints.update({name: entry["sha256"] for name, entry in entries.items() if entry})
         return True
 
     def _print_on_disk(self, name: str) -> str | None:
