@@ -203,8 +203,8 @@ def test_metrics_are_means_over_the_epoch(tmp_path):
     rows = toy.run(evaluate=lambda network: {"answer": 42.0}).metrics
     x = toy.x[torch.tensor(toy.seen[0:5])]
     loss = (toy.network(x)[..., 0] - x.sum(2)).pow(2).mean()
-    assert rows["loss"][0] == pytest.approx(float(loss), rel=1e-5)
-    assert rows["half"][0] == pytest.approx(float(loss) / 2, rel=1e-5)
+    assert rows["loss"][0] == pytest.approx(loss.item(), rel=1e-5)
+    assert rows["half"][0] == pytest.approx(loss.item() / 2, rel=1e-5)
     assert rows["answer"].tolist() == [42.0] * 3 and rows["step"].tolist() == [5, 10, 15]
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
 
@@ -458,7 +458,7 @@ sys.path.insert(0, {tests!r})
 from test_training import pretrain
 from usl import distributed
 with distributed.processes(torch.device("cpu")):
-    trained = pretrain(None, cld={cld})
+    trained = pretrain(None, cld={cld}, epochs=1)
     if distributed.is_first():
         state = trained.network.state_dict()
         weights = {{k: v.double().flatten()[:50].tolist() for k, v in state.items()}}
@@ -469,7 +469,7 @@ with distributed.processes(torch.device("cpu")):
 @pytest.mark.parametrize("cld", [False, True])
 def test_two_processes_nearly_equal_one(tmp_path, cld):
     # Not exactly: sums over the batch are added in another order (float32), in batch norm and in
-    # the gradients. Images, views, negatives and groups are the same.
+    # the gradients, and later steps enlarge that. Images, views, negatives and groups are the same.
     path = tmp_path / "worker.py"
     path.write_text(WORKER.format(tests=str(ROOT / "tests"), cld=cld))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -480,6 +480,6 @@ def test_two_processes_nearly_equal_one(tmp_path, cld):
         line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
         results.append(json.loads(line.removeprefix("RESULT ")))
     (one_loss, one), (two_loss, two) = results
-    assert two_loss == pytest.approx(one_loss, rel=1e-3)
+    assert two_loss == pytest.approx(one_loss, rel=1e-5)
     for name, values in one.items():
-        assert two[name] == pytest.approx(values, rel=2e-2, abs=2e-3), name
+        assert two[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
