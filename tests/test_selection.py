@@ -12,7 +12,7 @@ from usl.selection import kmeans as kmeans_module
 from usl.selection import points as points_module
 from usl.selection import usl as usl_module
 from usl.selection.baselines import central_picks, stratified_picks
-from usl.selection.kmeans import Clusters, kmeans, member_sums
+from usl.selection.kmeans import Clusters, assign, kmeans, member_sums
 from usl.selection.neighbors import find_neighbors
 from usl.selection.points import Points, fold_sum, squared_distances
 from usl.selection.random import random_picks
@@ -217,6 +217,41 @@ def test_spare_clusters_use_the_first_that_have_members():
     chosen = pick(x, density, labels, 5, Regularizer(rounds=3))
     assert chosen.clusters.tolist() == [0, 1, 3, 4, 5]
     assert labels[chosen.indices].tolist() == chosen.clusters.tolist()
+
+
+def test_float64_decides_what_float32_cannot_in_k_means():
+    # Points a hair's breadth on either side of the plane between two centroids.
+    random = np.random.RandomState(0)
+    centroids = torch.from_numpy(random.randn(2, 8))
+    middle, across = centroids.mean(0), centroids[1] - centroids[0]
+    along = torch.from_numpy(random.randn(400, 8))
+    along -= (along @ across)[:, None] * across / (across @ across)
+    side = torch.from_numpy(random.choice([-1.0, 1.0], 400))
+    x = middle + along + side[:, None] * 1e-10 * across
+    labels = assign(Points(x), centroids)
+    assert labels.tolist() == (side > 0).long().tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_exact_scores_decide_between_images_that_are_nearly_equal(form, monkeypatch):
+    # Twins have the same regulariser; their densities differ by less than its rounding, here made
+    # as large as it may be.
+    rounded = usl_module._Picker._penalty
+    noise = torch.Generator().manual_seed(0)
+
+    def rounding(self, rows, picks):
+        errors = 2 * torch.rand(len(rows), generator=noise, dtype=torch.float64) - 1
+        return rounded(self, rows, picks) * (1 + errors * usl_module.TERM_ERROR)
+
+    monkeypatch.setattr(usl_module._Picker, "_penalty", rounding)
+    x = features("sphere", 12, 4).repeat(2, axis=0)
+    labels = torch.arange(24) // 2 % 3
+    regularizer = Regularizer(weight=3.0, rounds=3, **FORMS[form][1])
+    for better in (0, 1):
+        density = torch.ones(24, dtype=torch.float64)
+        density[better::2] += 1e-12
+        chosen = pick(x, density, labels, 3, regularizer)
+        assert (chosen.indices % 2 == better).all()
 
 
 def test_member_sums_do_not_depend_on_threads():
