@@ -17,6 +17,7 @@ from usl.artifacts import fingerprint, load_array
 from usl.config import CfgNode, as_dict, find_input
 from usl.data.datasets import ImageDataset
 from usl.data.transforms import check_transform
+from usl.distributed import is_first
 from usl.errors import InputError
 from usl.features import extract
 from usl.models.encoders import ARCHITECTURES, load_encoder, pixels_encoder
@@ -354,7 +355,8 @@ def training_settings(cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
 
 def finish_training(run: Run, metrics: pd.DataFrame, *, title: str, facts: dict[str, Any]) -> None:
     """Write ``report.html`` with the curves, print the last numbers, and close the run."""
-    print("\n".join(f"{name}: {value:.4g}" for name, value in metrics.iloc[-1].items()))
+    if is_first():
+        print("\n".join(f"{name}: {value:.4g}" for name, value in metrics.iloc[-1].items()))
     if run.folder is not None:
         path = run.folder / "report.html"
         write_training_report(
