@@ -213,7 +213,7 @@ def test_bad_files(tmp_path, text):
         (["--opts", "USL.KNN_J", "3"], "--opts: unknown key USL.KNN_J; did you mean USL.KNN_K?"),
         (["--opts", "USL.KNN_K.X", "3"], "USL.KNN_K is {'X': 3}"),
         (["--opts", "BASE", "x.yaml"], "BASE belongs in a YAML"),
-        (["--cfg", "x" * 300], "there is no config xxx"),
+        (["--cfg", "y" * 300], "there is no config yyy"),
         (["--cfg", ""], "there is no config ;"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],

@@ -226,6 +226,7 @@ def test_compare_on_digits(tmp_path, script, capsys):
         for budget in ("20", "40"):
             pair = means[selector, budget]
             assert f"{np.mean(pair):.1f} ± {np.std(pair, ddof=1):.1f}" in line
+    assert re.search(r"weighted 20-NN accuracy of the features: 95\.0", out)
     assert "What the choice was worth" in (tmp_path / "report.html").read_text()
 
 

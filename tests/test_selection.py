@@ -9,6 +9,7 @@ import torch
 
 from usl import InputError, Regularizer, select
 from usl.selection import kmeans as kmeans_module
+from usl.selection import neighbors as neighbors_module
 from usl.selection import points as points_module
 from usl.selection import usl as usl_module
 from usl.selection.baselines import central_picks, stratified_picks
@@ -136,7 +137,7 @@ def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
         # SUM blocks stay as they are: their size is part of the result.
         monkeypatch.setattr(usl_module, "BLOCK_ROWS", block)
         monkeypatch.setattr(kmeans_module, "ASSIGN_ELEMENTS", scratch)
-        for module in (kmeans_module, usl_module):
+        for module in (kmeans_module, usl_module, neighbors_module):
             monkeypatch.setattr(module, "SCRATCH", scratch)
         torch.set_num_threads(count)
         try:
@@ -151,9 +152,7 @@ def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
 
 
 def test_neighbours_equal_the_oracle_through_every_tile(monkeypatch):
-    import usl.selection.neighbors as module
-
-    monkeypatch.setattr(module, "TILE_COLUMNS", 50)
+    monkeypatch.setattr(neighbors_module, "TILE_COLUMNS", 50)
     for kind in ("sphere", "grid", "duplicates"):
         x = features(kind, 230, 5)
         d, indices = oracle.neighbors(x, 21)

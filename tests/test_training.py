@@ -131,6 +131,8 @@ def test_weighted_knn_equals_the_slow_form():
             votes[labels[j]] += math.exp(float(s[j]) / 0.07)
         right += votes.index(max(votes)) == answers[i]
     assert weighted_knn(train, labels, test, answers, k=7) == pytest.approx(100 * right / 25)
+    longer = weighted_knn(train * torch.rand(60, 1).add(0.5), labels, test * 3, answers, k=7)
+    assert longer == pytest.approx(100 * right / 25)
 
 
 def test_schedules():

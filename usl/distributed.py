@@ -89,12 +89,6 @@ def mean(x: Tensor) -> Tensor:
     return x
 
 
-def barrier() -> None:
-    """Wait for the others."""
-    if world_size() > 1:
-        dist.barrier()
-
-
 class _SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on any device; torch's needs CUDA."""
 

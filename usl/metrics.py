@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def class_counts(labels: np.ndarray, picks: np.ndarray, classes: int) -> np.ndarray:
@@ -77,9 +78,9 @@ def weighted_knn(
 
     Parameters
     ----------
-    train : Tensor (N, D), rows of length 1
+    train : Tensor (N, D), rows of any length
     labels : Tensor (N,), int64
-    test : Tensor (M, D), rows of length 1
+    test : Tensor (M, D)
     test_labels : Tensor (M,), int64
     k : int
         At most N.
@@ -90,6 +91,7 @@ def weighted_knn(
     float
         Percent correct.
     """
+    train, test = F.normalize(train.float()), F.normalize(test.float())
     classes = int(labels.max()) + 1
     correct = 0
     for start in range(0, len(test), 1000):
