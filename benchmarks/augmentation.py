@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from usl.data import augment, augment_pil
-from usl.data.augment import Chain, draw
+from usl.data.augment import MocoChain
 
 IMAGES, ROUNDS = 512, 5
 
@@ -39,15 +38,15 @@ def main() -> None:
             images = torch.randint(0, 256, (IMAGES, channels, 32, 32), dtype=torch.uint8)
             pictures = images.permute(0, 2, 3, 1).numpy()
             resident, rows = images.to(device), torch.arange(IMAGES, device=device)
-            chain = Chain()
+            chain = MocoChain()
 
             def batched(resident=resident, rows=rows, chain=chain):
-                draws = draw(chain, rows, 32, 32, seed=0, epoch=0, view=0)
-                return augment.apply(resident.float() / 255, draws, chain.size)
+                draws = chain.draw(rows, 32, 32, seed=0, epoch=0, view=0)
+                return chain.apply(resident.float() / 255, draws)
 
             def one_by_one(pictures=pictures, chain=chain):
-                draws = draw(chain, torch.arange(IMAGES), 32, 32, seed=0, epoch=0, view=0)
-                return augment_pil.apply(pictures, draws, chain.size)
+                draws = chain.draw(torch.arange(IMAGES), 32, 32, seed=0, epoch=0, view=0)
+                return chain.apply_pil(pictures, draws)
 
             fast, slow = rate(batched, device), rate(one_by_one, torch.device("cpu"))
             print(f"{device.type:6}  {channels:8}  {fast:9.0f}  {slow:7.0f}  {fast / slow:5.1f}")

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from usl.data.augment import Chain
+from usl.data.augment import MocoChain
 from usl.data.datasets import ImageDataset
+from usl.data.views import Views
 from usl.models.encoders import new_network
 from usl.training.contrastive import nt_xent
-from usl.training.pretraining import Contrast, Views, contrastive_step
+from usl.training.pretraining import Contrast, contrastive_step
 
 BATCH, ROUNDS = 512, 7
 
@@ -46,10 +47,11 @@ def main() -> None:
             network = new_network("SmallResNet", 16, 10, cld=cld)
             network = network.to(device, memory_format=torch.channels_last)
             optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-            views = Views(data, Chain(), "digits", seed=0, device=device)
-            step = contrastive_step(views, Contrast(cld=cld), seed=0)(network)
+            chain = MocoChain()
+            views = Views(data, "digits", seed=0, device=device)
+            step = contrastive_step(views, chain, Contrast(cld=cld), seed=0)(network)
             rows = torch.arange(BATCH, device=device)
-            both = torch.cat([views(rows, 0, 0), views(rows, 0, 1)])
+            both = torch.cat([views(chain, rows, 0, 0), views(chain, rows, 0, 1)])
 
             def bare(network=network, both=both):
                 network.zero_grad()

@@ -12,12 +12,13 @@ import torch
 
 from usl import distributed, steps
 from usl.config import parse, pretrain_defaults
-from usl.data.augment import Chain
+from usl.data.augment import MocoChain
 from usl.data.datasets import open_dataset
+from usl.data.views import Views
 from usl.models.encoders import new_network, save_encoder
 from usl.run import choose_device, cli, start
 from usl.training.loop import fit
-from usl.training.pretraining import Contrast, Views, contrastive_step, monitor
+from usl.training.pretraining import Contrast, contrastive_step, monitor
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,8 +32,16 @@ def main(argv: list[str] | None = None) -> None:
         cfg.SIMCLR.TEMPERATURE, cfg.CLD, cfg.GROUP.COUNT, cfg.GROUP.TEMPERATURE, cfg.GROUP.WEIGHT
     )
     contrast.check(batch_size // cfg.ACCUMULATE)
+    neighbors = None
+    if cfg.SIMCLR.TOPK_NEIGHBORS_PATH:
+        neighbors = steps.read_neighbors(
+            cfg.SIMCLR.TOPK_NEIGHBORS_PATH,
+            "SIMCLR.TOPK_NEIGHBORS_PATH",
+            images=len(train),
+            count=cfg.SIMCLR.NUM_NEIGHBORS,
+        )
     augment = cfg.AUGMENT
-    chain = Chain(
+    chain = MocoChain(
         scale=(augment.CROP, 1.0),
         flip=augment.FLIP,
         jitter=augment.JITTER,
@@ -48,7 +57,6 @@ def main(argv: list[str] | None = None) -> None:
         network = network.to(device, memory_format=torch.channels_last)
         views = Views(
             train,
-            chain,
             cfg.DATASET.TRANSFORM_NAME,
             seed=cfg.SEED,
             device=device,
@@ -61,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         with run.timed("training"):
             trained = fit(
                 network,
-                contrastive_step(views, contrast, seed=cfg.SEED),
+                contrastive_step(views, chain, contrast, seed=cfg.SEED, neighbors=neighbors),
                 steps.sgd(network, cfg.OPTIMIZER),
                 plan,
                 images=len(train),
@@ -69,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
                 folder=steps.training_folder(cfg),
                 settings=steps.training_settings(cfg, train),
                 resume=cfg.RESUME == "auto",
-                evaluate=monitor(train, test, views, batch_size=batch_size),
+                evaluate=monitor(train, test, views, chain, batch_size=batch_size),
             )
 
         # 3. Keep the encoder; show how it came about.

@@ -9,7 +9,7 @@ from torchvision.transforms import functional as F
 
 from usl import InputError
 from usl.data import augment, augment_pil
-from usl.data.augment import BLUR_RADIUS, Chain, draw
+from usl.data.augment import BLUR_RADIUS, MocoChain
 from usl.data.draws import permutation, uniform
 
 N = 96
@@ -29,7 +29,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def draws():
-    return draw(Chain(), torch.arange(N), 32, 32, seed=3, epoch=1, view=0)
+    return MocoChain().draw(torch.arange(N), 32, 32, seed=3, epoch=1, view=0)
 
 
 def tensor(images):
@@ -71,29 +71,29 @@ def test_grey_and_blur_equal_pil_within_a_grey_level(images, draws):
 def test_the_whole_chain_equals_pil_but_for_its_roundings(images, channels):
     # PIL cuts off after each of up to seven operations; hue, which does so most, is left out.
     images = images[..., :channels]
-    some = draw(Chain(hue=0.0), torch.arange(N), 32, 32, seed=5, epoch=0, view=1)
-    ours = augment.apply(tensor(images), some, 32)
-    theirs = augment_pil.apply(images, some, 32)
+    some = MocoChain(hue=0.0).draw(torch.arange(N), 32, 32, seed=5, epoch=0, view=1)
+    ours = MocoChain().apply(tensor(images), some)
+    theirs = MocoChain().apply_pil(images, some)
     assert (ours - theirs).abs().max() <= 8 / 255
     assert (ours - theirs).abs().mean() <= 1.5 / 255
 
 
 def test_nothing_drawn_changes_nothing(images):
-    chain = Chain(scale=(1.0, 1.0), flip=0, jitter=0, grey=0, blur=0)
-    none = draw(chain, torch.arange(N), 32, 32, seed=0, epoch=0, view=0)
+    chain = MocoChain(scale=(1.0, 1.0), flip=0, jitter=0, grey=0, blur=0)
+    none = chain.draw(torch.arange(N), 32, 32, seed=0, epoch=0, view=0)
     none.box[:] = torch.tensor([0, 0, 32, 32])
     before = tensor(images)
-    out = augment.apply(before, none, 32)
+    out = chain.apply(before, none)
     torch.testing.assert_close(out, tensor(images), atol=1e-6, rtol=0)
-    flipped = draw(Chain(flip=1.0), torch.arange(N), 32, 32, seed=0, epoch=0, view=0)
+    flipped = MocoChain(flip=1.0).draw(torch.arange(N), 32, 32, seed=0, epoch=0, view=0)
     assert flipped.flip.all()
     assert torch.equal(before, tensor(images))
 
 
 def test_draws_have_torchvisions_distributions():
     n = 20000
-    chain = Chain()
-    ours = draw(chain, torch.arange(n), 32, 32, seed=1, epoch=0, view=0)
+    chain = MocoChain()
+    ours = chain.draw(torch.arange(n), 32, 32, seed=1, epoch=0, view=0)
     torch.manual_seed(0)
     image = torch.empty(1, 32, 32)
     theirs = torch.tensor(
@@ -147,6 +147,6 @@ def test_each_epoch_has_an_order_of_its_own():
 
 def test_impossible_chains():
     with pytest.raises(InputError, match="the probability flip is 2"):
-        Chain(flip=2)
+        MocoChain(flip=2)
     with pytest.raises(InputError, match="choose 0 < low"):
-        Chain(scale=(0.0, 1.0))
+        MocoChain(scale=(0.0, 1.0))

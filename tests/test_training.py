@@ -14,14 +14,15 @@ from conftest import ROOT
 from torch import nn
 
 from usl import InputError
-from usl.data.augment import Chain
+from usl.data.augment import MocoChain
 from usl.data.datasets import ImageDataset, open_dataset
+from usl.data.views import Views
 from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
 from usl.models.encoders import load_encoder, new_network, save_encoder
 from usl.models.resnet_cifar import CldEncoder, PretextEncoder
 from usl.training.contrastive import cross_level, groups, nt_xent
 from usl.training.loop import CHECKPOINT, Plan, fit
-from usl.training.pretraining import Contrast, Embedding, Views, contrastive_step, monitor
+from usl.training.pretraining import Contrast, Embedding, contrastive_step, monitor
 
 CPU = torch.device("cpu")
 
@@ -340,8 +341,8 @@ def pretrain(folder, *, cld=False, die_at=None, backend="auto", epochs=2, precis
     data = tiny_images()
     torch.manual_seed(0)
     network = new_network("SmallResNet", 2, 10, cld=cld)
-    views = Views(data, Chain(), "digits", seed=5, device=CPU, backend=backend)
-    make = contrastive_step(views, Contrast(cld=cld, groups=4), seed=5)
+    views = Views(data, "digits", seed=5, device=CPU, backend=backend)
+    make = contrastive_step(views, MocoChain(), Contrast(cld=cld, groups=4), seed=5)
 
     def dying(network):
         step = make(network)
@@ -356,7 +357,8 @@ def pretrain(folder, *, cld=False, die_at=None, backend="auto", epochs=2, precis
     return fit(
         network, dying, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
         Plan(epochs=epochs, batch_size=16, lr=0.1, seed=5, precision=precision),
-        images=48, device=CPU, folder=folder, evaluate=monitor(data, data, views, batch_size=16),
+        images=48, device=CPU, folder=folder,
+        evaluate=monitor(data, data, views, MocoChain(), batch_size=16),
     )  # fmt: skip
 
 
@@ -379,7 +381,7 @@ def test_pretraining_killed_and_resumed(tmp_path, cld):
 def test_what_pretraining_writes_is_what_selection_reads(tmp_path, cld):
     network = pretrain(None, cld=cld, epochs=1).network
     save_encoder(tmp_path / "encoder.pth", network, cld=cld)
-    encoder = load_encoder(tmp_path / "encoder.pth", "SmallResNet", backbone_dim=16)
+    encoder = load_encoder(tmp_path / "encoder.pth", "SmallResNet", backbone_dim=64)
     assert type(encoder) is (CldEncoder if cld else PretextEncoder)
     x = torch.randn(4, 3, 32, 32)
     torch.testing.assert_close(encoder(x), Embedding(network)(x))
@@ -401,22 +403,22 @@ def test_bfloat16_trains():
 
 def test_pil_and_batched_views_are_nearly_the_same():
     data = tiny_images()
-    options = Chain(hue=0.0)
+    chain = MocoChain(hue=0.0)
     images = torch.arange(48)
     fast, slow = (
-        Views(data, options, "digits", seed=1, device=CPU, backend=backend)(images, 0, 1)
+        Views(data, "digits", seed=1, device=CPU, backend=backend)(chain, images, 0, 1)
         for backend in ("batched", "pil")
     )
     assert fast.shape == slow.shape == (48, 3, 32, 32)
     assert (fast - slow).abs().max() < 12 / 255 / 0.3755
     with pytest.raises(InputError, match="unknown AUGMENT.BACKEND 'gimp'"):
-        Views(data, options, "digits", seed=1, device=CPU, backend="gimp")
+        Views(data, "digits", seed=1, device=CPU, backend="gimp")
 
 
 def test_views_of_an_image_do_not_depend_on_its_batch():
-    views = Views(open_dataset("digits", ""), Chain(), "digits", seed=1, device=CPU)
-    together = views(torch.arange(30), 2, 0)
-    torch.testing.assert_close(together[7:9], views(torch.tensor([7, 8]), 2, 0))
+    views = Views(open_dataset("digits", ""), "digits", seed=1, device=CPU)
+    together = views(MocoChain(), torch.arange(30), 2, 0)
+    torch.testing.assert_close(together[7:9], views(MocoChain(), torch.tensor([7, 8]), 2, 0))
 
 
 def test_collapse_is_recognised_and_said(caplog, monkeypatch):
@@ -427,8 +429,8 @@ def test_collapse_is_recognised_and_said(caplog, monkeypatch):
             return nn.functional.normalize(torch.ones(len(x), 8))
 
     data = tiny_images()
-    views = Views(data, Chain(), "digits", seed=1, device=CPU)
-    found = monitor(data, None, views, batch_size=16)(Point())
+    views = Views(data, "digits", seed=1, device=CPU)
+    found = monitor(data, None, views, MocoChain(), batch_size=16)(Point())
     assert "the features have collapsed" in caplog.text
     assert "knn_accuracy" not in found and found["effective_rank"] == pytest.approx(1)
 

@@ -26,7 +26,14 @@ STAGE_FOLDERS = (
     "semisup-simclrv2",
     "selfsup-simclr-cld",
 )
-PATH_KEYS = ("SAVE_DIR", "RUN_DIR", "DATASET.ROOT_DIR", "MODEL.PRETRAIN_PATH", "FEATURES.PATH")
+PATH_KEYS = (
+    "SAVE_DIR",
+    "RUN_DIR",
+    "DATASET.ROOT_DIR",
+    "MODEL.PRETRAIN_PATH",
+    "FEATURES.PATH",
+    "SIMCLR.TOPK_NEIGHBORS_PATH",
+)
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, in quotes"}
 
 
@@ -133,6 +140,21 @@ def features_defaults() -> CfgNode:
     return c
 
 
+def mine_defaults() -> CfgNode:
+    """Settings of ``mine-neighbors.py``."""
+    c = _image_defaults()
+    # Features to use instead of those of MODEL: a .npy file, (images, dimensions).
+    c.FEATURES = CfgNode()
+    c.FEATURES.PATH = ""
+    # Divide every row of that file by its length first.
+    c.FEATURES.NORMALIZE = False
+    c.KNN = CfgNode()
+    c.KNN.BACKEND = "auto"
+    # Beside the image itself.
+    c.NUM_NEIGHBORS = 20
+    return c
+
+
 def random_defaults() -> CfgNode:
     """Settings of ``random-cifar.py``."""
     c = _image_defaults()
@@ -189,6 +211,10 @@ def pretrain_defaults() -> CfgNode:
     c.OPTIMIZER.WEIGHT_DECAY = 5e-4
     c.SIMCLR = CfgNode()
     c.SIMCLR.TEMPERATURE = 0.2
+    # From mine-neighbors.py: the second view is then of the image itself or of one of its
+    # NUM_NEIGHBORS nearest.
+    c.SIMCLR.TOPK_NEIGHBORS_PATH = ""
+    c.SIMCLR.NUM_NEIGHBORS = 5
     # Cross-level discrimination beside NT-Xent: a second head, grouped by k-means in the batch.
     c.CLD = False
     c.GROUP = CfgNode()
@@ -216,6 +242,7 @@ STAGES: dict[str, Callable[[], CfgNode]] = {
     "random-cifar.py": random_defaults,
     "compare.py": compare_defaults,
     "pretrain.py": pretrain_defaults,
+    "mine-neighbors.py": mine_defaults,
 }
 
 

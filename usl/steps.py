@@ -146,6 +146,28 @@ def read_features(path: str, *, normalize: bool) -> torch.Tensor:
     return unit
 
 
+def read_neighbors(path: str, key: str, *, images: int, count: int) -> torch.Tensor:
+    """Each image and its ``count`` nearest neighbours, (N, 1 + count), int64, from a file.
+
+    Raises
+    ------
+    InputError
+        Not there, of another number of images, too few columns, or no indices of these images.
+    """
+    found = find_input(path, f"file of neighbours ({key})")
+    advice = "mine them from this data set with usl-t_pretraining/mine-neighbors.py"
+    array = load_array(
+        found, shape=(images, None), kind="iu", limits=(0, images - 1), advice=advice
+    )
+    if not 1 <= count < array.shape[1]:
+        setting = f"{key.rpartition('.')[0]}.NUM_NEIGHBORS"
+        raise InputError(
+            f"{setting} is {count}; choose 1 to {array.shape[1] - 1}, the columns of {found} "
+            "after the image itself"
+        )
+    return torch.from_numpy(array[:, : 1 + count].astype(np.int64))
+
+
 def note_features(run: Run, features: torch.Tensor) -> None:
     """Record which features the run starts from, where they are not its own."""
     run.note(size=len(features), features=fingerprint(features.numpy()))
@@ -350,6 +372,11 @@ def training_settings(cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
         settings.pop(key)
     settings["DATASET"].pop("ROOT_DIR")
     settings["DATALOADER"].pop("WORKERS")
+    # An input is known by its content, wherever it lies.
+    for section in ("MODEL", "SIMCLR"):
+        for key, value in settings.get(section, {}).items():
+            if key.endswith("_PATH") and value:
+                settings[section][key] = fingerprint(find_input(value, f"file ({section}.{key})"))
     return settings | {"images": images.fingerprint()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +20,40 @@ from usl.errors import InputError
 BLUR_RADIUS = 6
 # Weights of PIL's luminance, in 65536ths.
 _GREY = (19595.0, 38470.0, 7471.0)
+# Uniform numbers that one view of one image uses: 10 tries of a crop with 4 each, then 13.
+_TRIES = 10
+_NUMBERS = 4 * _TRIES + 13
 
 
 @dataclass(frozen=True)
-class Chain:
-    """What the MoCo v2 chain may do to an image.
+class Draws:
+    """Parameters of one view of n images; every field has one row an image.
+
+    Attributes
+    ----------
+    box : Tensor (n, 4), int64
+        Top, left, height and width of the crop.
+    flip, jitter, grey, blur : Tensor (n,), bool
+    order : Tensor (n, 4), int64
+        Which of brightness, contrast, saturation, hue (0 to 3) comes first, second, …
+    factors : Tensor (n, 4)
+        Of brightness, contrast and saturation; shift of hue.
+    sigma : Tensor (n,)
+    """
+
+    box: Tensor
+    flip: Tensor
+    jitter: Tensor
+    grey: Tensor
+    blur: Tensor
+    order: Tensor
+    factors: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class MocoChain:
+    """The MoCo v2 chain: crop and resize, jitter, grey, blur, flip.
 
     Attributes
     ----------
@@ -58,81 +88,68 @@ class Chain:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"crops of {self.scale} of the area; choose 0 < low ≤ high ≤ 1")
 
+    def draw(
+        self, images: Tensor, height: int, width: int, *, seed: int, epoch: int, view: int
+    ) -> Draws:
+        """Draw the parameters of one view of each image.
 
-@dataclass(frozen=True)
-class Draws:
-    """Parameters of one view of n images; every field has one row an image.
+        Parameters
+        ----------
+        images : Tensor (n,), int64
+            Indices; the draws depend on them, and on seed, epoch and view.
+        height, width : int
+            Of the images, in pixels.
+        seed, epoch, view : int
+        """
+        u = uniform(images, _NUMBERS, seed=seed, epoch=epoch, view=view)
+        rest = u[:, 4 * _TRIES :]
+        reach = torch.tensor(
+            [self.brightness, self.contrast, self.saturation, self.hue], device=u.device
+        )
+        centre = torch.tensor([1.0, 1.0, 1.0, 0.0], device=u.device)
+        low, high = self.sigma
+        return Draws(
+            box=_crops(self.scale, u[:, : 4 * _TRIES].reshape(-1, _TRIES, 4), height, width),
+            flip=rest[:, 0] < self.flip,
+            jitter=rest[:, 1] < self.jitter,
+            grey=rest[:, 2] < self.grey,
+            blur=rest[:, 3] < self.blur,
+            sigma=low + rest[:, 4] * (high - low),
+            factors=(centre + (2 * rest[:, 5:9] - 1) * reach).clamp_min(-0.5),
+            order=rest[:, 9:13].argsort(dim=1),
+        )
 
-    Attributes
-    ----------
-    box : Tensor (n, 4), int64
-        Top, left, height and width of the crop.
-    flip, jitter, grey, blur : Tensor (n,), bool
-    order : Tensor (n, 4), int64
-        Which of brightness, contrast, saturation, hue (0 to 3) comes first, second, …
-    factors : Tensor (n, 4)
-        Of brightness, contrast and saturation; shift of hue.
-    sigma : Tensor (n,)
-    """
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Augment a batch, (n, C, H, W), float32 in [0, 1], C 1 or 3, to (n, C, size, size)."""
+        return self.recolour(resized_crop(images, draws.box, self.size), draws)
 
-    box: Tensor
-    flip: Tensor
-    jitter: Tensor
-    grey: Tensor
-    blur: Tensor
-    order: Tensor
-    factors: Tensor
-    sigma: Tensor
+    def recolour(self, x: Tensor, draws: Draws) -> Tensor:
+        """What comes after the crop; ``x`` (n, C, size, size) may be changed in place."""
+        for position in range(4):
+            for number, operation in enumerate(OPERATIONS):
+                if number >= 2 and x.shape[1] == 1:
+                    continue  # grey images have neither saturation nor hue
+                rows = (draws.jitter & (draws.order[:, position] == number)).nonzero()[:, 0]
+                if len(rows):
+                    x[rows] = operation(x[rows], draws.factors[rows, number])
+        if x.shape[1] == 3:
+            rows = draws.grey.nonzero()[:, 0]
+            x[rows] = grey(x[rows]).expand(-1, 3, -1, -1)
+        rows = draws.blur.nonzero()[:, 0]
+        if len(rows):
+            x[rows] = blur(x[rows], draws.sigma[rows])
+        return torch.where(draws.flip[:, None, None, None], x.flip(3), x)
 
+    def apply_pil(self, images: np.ndarray, draws: Draws) -> Tensor:
+        """The same image by image with PIL: (n, H, W, C), uint8, to (n, C, size, size)."""
+        from usl.data import augment_pil
 
-# Uniform numbers that one view of one image uses: 10 tries of a crop with 4 each, then 13.
-_TRIES = 10
-_NUMBERS = 4 * _TRIES + 13
-
-
-def draw(
-    chain: Chain,
-    images: Tensor,
-    height: int,
-    width: int,
-    *,
-    seed: int,
-    epoch: int,
-    view: int,
-) -> Draws:
-    """Draw the parameters of one view of each image.
-
-    Parameters
-    ----------
-    chain : Chain
-    images : Tensor (n,), int64
-        Indices; the draws depend on them, and on seed, epoch and view.
-    height, width : int
-        Of the images, in pixels.
-    seed, epoch, view : int
-    """
-    u = uniform(images, _NUMBERS, seed=seed, epoch=epoch, view=view)
-    rest = u[:, 4 * _TRIES :]
-    reach = torch.tensor(
-        [chain.brightness, chain.contrast, chain.saturation, chain.hue], device=u.device
-    )
-    centre = torch.tensor([1.0, 1.0, 1.0, 0.0], device=u.device)
-    low, high = chain.sigma
-    return Draws(
-        box=_crops(chain, u[:, : 4 * _TRIES].reshape(-1, _TRIES, 4), height, width),
-        flip=rest[:, 0] < chain.flip,
-        jitter=rest[:, 1] < chain.jitter,
-        grey=rest[:, 2] < chain.grey,
-        blur=rest[:, 3] < chain.blur,
-        sigma=low + rest[:, 4] * (high - low),
-        factors=(centre + (2 * rest[:, 5:9] - 1) * reach).clamp_min(-0.5),
-        order=rest[:, 9:13].argsort(dim=1),
-    )
+        return augment_pil.apply(images, draws, self.size)
 
 
-def _crops(chain: Chain, u: Tensor, height: int, width: int) -> Tensor:
+def _crops(scale: tuple[float, float], u: Tensor, height: int, width: int) -> Tensor:
     """Boxes drawn as torchvision draws them: the first of ten tries that fits, else the middle."""
-    area = height * width * (chain.scale[0] + u[..., 0] * (chain.scale[1] - chain.scale[0]))
+    area = height * width * (scale[0] + u[..., 0] * (scale[1] - scale[0]))
     limit = torch.log(torch.tensor(4.0 / 3.0))
     ratio = torch.exp((2 * u[..., 1] - 1) * limit)
     w = torch.round(torch.sqrt(area * ratio)).long()
@@ -148,38 +165,6 @@ def _crops(chain: Chain, u: Tensor, height: int, width: int) -> Tensor:
     top = torch.where(none, (height - h) // 2, (top * (height - h + 1)).long())
     left = torch.where(none, (width - w) // 2, (left * (width - w + 1)).long())
     return torch.stack([top, left, h, w], dim=1)
-
-
-def apply(images: Tensor, draws: Draws, size: int) -> Tensor:
-    """Augment a batch: crop and resize, jitter, grey, blur, flip.
-
-    Parameters
-    ----------
-    images : Tensor (n, C, H, W), float32 in [0, 1]; C is 1 or 3
-    draws : Draws
-        For these n images.
-    size : int
-        Side of the result.
-
-    Returns
-    -------
-    Tensor (n, C, size, size), float32 in [0, 1]
-    """
-    x = resized_crop(images, draws.box, size)
-    for position in range(4):
-        for number, operation in enumerate(OPERATIONS):
-            if number >= 2 and x.shape[1] == 1:
-                continue  # grey images have neither saturation nor hue
-            rows = (draws.jitter & (draws.order[:, position] == number)).nonzero()[:, 0]
-            if len(rows):
-                x[rows] = operation(x[rows], draws.factors[rows, number])
-    if x.shape[1] == 3:
-        rows = draws.grey.nonzero()[:, 0]
-        x[rows] = grey(x[rows]).expand(-1, 3, -1, -1)
-    rows = draws.blur.nonzero()[:, 0]
-    if len(rows):
-        x[rows] = blur(x[rows], draws.sigma[rows])
-    return torch.where(draws.flip[:, None, None, None], x.flip(3), x)
 
 
 def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:

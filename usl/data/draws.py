@@ -46,6 +46,26 @@ def uniform(images: Tensor, count: int, *, seed: int, epoch: int, view: int) -> 
     return (bits >> 8).float() / (1 << 24)
 
 
+def one_of(neighbors: Tensor, images: Tensor, *, seed: int, epoch: int, view: int) -> Tensor:
+    """Draw one of the neighbours of each image.
+
+    Parameters
+    ----------
+    neighbors : Tensor (N, K), int64
+        Column 0 is usually the image itself.
+    images : Tensor (n,), int64
+    seed, epoch, view : int
+        As for :func:`uniform`.
+
+    Returns
+    -------
+    Tensor (n,), int64, on the device of ``images``
+    """
+    u = uniform(images, 1, seed=seed, epoch=epoch, view=view)[:, 0]
+    columns = (u * neighbors.shape[1]).long()
+    return neighbors[images.to(neighbors.device), columns.to(neighbors.device)].to(images.device)
+
+
 def permutation(images: int, *, seed: int, epoch: int) -> Tensor:
     """The order of the images in an epoch, (images,), int64, on the CPU."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)

@@ -101,7 +101,7 @@ def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
     """Arguments of the small ResNet that has these weights, as far as they tell."""
     first = weights.get("conv1.weight", weights.get("backbone.conv1.weight"))
     found = {m[1] for name in weights if (m := re.match(r"(?:backbone\.)?layer1\.(\d+)\.", name))}
-    return {"width": 1 if first is None else len(first), "blocks": max(1, len(found)), "stride": 2}
+    return small_resnet(1 if first is None else len(first), 2 + 8 * max(1, len(found)))
 
 
 def new_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:

@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A ResNet for 32×32 images, without max-pooling; the default is ResNet-18.
 
-    (n, 3, 32, 32) float32 to (n, dim): the mean over positions of the last stage.
+    (n, 3, 32, 32) float32 to (n, dim): the last stage, averaged over positions.
 
     Parameters
     ----------
@@ -47,16 +47,19 @@ class CifarResNet(nn.Module):
         Basic blocks of each of the four stages.
     stride : int
         Of the first convolution. 2 makes a network that trains on a CPU.
+    grid : int
+        The average is taken over each cell of a grid of this side: 1 forgets where in the image
+        something is; 2 keeps in which quarter.
 
     Attributes
     ----------
     dim : int
-        Width of the features, eight times ``width``.
+        Width of the features, ``8 · width · grid²``.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
+    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1, grid: int = 1) -> None:
         super().__init__()
-        self.dim = 8 * width
+        self.dim, self.grid = 8 * width * grid**2, grid
         self.conv1 = nn.Conv2d(3, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(width, width, 1, blocks)
@@ -68,7 +71,7 @@ class CifarResNet(nn.Module):
         """Features before any head, (n, dim)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
-        return torch.mean(out, dim=(2, 3))
+        return F.adaptive_avg_pool2d(out, self.grid).flatten(1)
 
 
 def _stage(width_in: int, width: int, stride: int, blocks: int) -> nn.Sequential:
@@ -77,7 +80,9 @@ def _stage(width_in: int, width: int, stride: int, blocks: int) -> nn.Sequential
 
 
 def small_resnet(width: int, depth: int) -> dict[str, int]:
-    """Arguments of a :class:`CifarResNet` of any size whose first convolution halves the image.
+    """Arguments of a :class:`CifarResNet` of any size that trains on a CPU.
+
+    Its first convolution halves the image, and it keeps the quarters of the image apart.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def small_resnet(width: int, depth: int) -> dict[str, int]:
         raise InputError(f"MODEL.DEPTH is {depth}; choose 10, 18, 26 or another 2 + 8 · blocks")
     if width < 1:
         raise InputError(f"MODEL.WIDTH is {width}; choose at least 1")
-    return {"width": width, "blocks": (depth - 2) // 8, "stride": 2}
+    return {"width": width, "blocks": (depth - 2) // 8, "stride": 2, "grid": 2}
 
 
 class NormLinear(nn.Module):
@@ -106,8 +111,8 @@ class NormLinear(nn.Module):
 class CldEncoder(CifarResNet):
     """The encoder of released CLD checkpoints: L2-normalised output of ``linear``, (n, 128)."""
 
-    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
-        super().__init__(width, blocks, stride)
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(**sizes)
         self.linear = NormLinear(self.dim, EMBEDDING)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,8 +123,8 @@ class CldEncoder(CifarResNet):
 class CldNetwork(CldEncoder):
     """CLD in training: the encoder and a second head, whose features are grouped."""
 
-    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
-        super().__init__(width, blocks, stride)
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(**sizes)
         self.groupDis = nn.Sequential(NormLinear(self.dim, EMBEDDING))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,9 +137,9 @@ class CldNetwork(CldEncoder):
 class PretextEncoder(nn.Module):
     """The encoder of SCAN's pretext checkpoints: L2-normalised contrastive head, (n, 128)."""
 
-    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
+    def __init__(self, **sizes: int) -> None:
         super().__init__()
-        self.backbone = CifarResNet(width, blocks, stride)
+        self.backbone = CifarResNet(**sizes)
         self.dim = self.backbone.dim
         self.contrastive_head = nn.Sequential(
             nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, EMBEDDING)
@@ -148,9 +153,9 @@ class PretextEncoder(nn.Module):
 class UsltEncoder(nn.Module):
     """The encoder of USL-T checkpoints: the backbone's output as it is, (n, dim)."""
 
-    def __init__(self, width: int = 64, blocks: int = 2, stride: int = 1) -> None:
+    def __init__(self, **sizes: int) -> None:
         super().__init__()
-        self.backbone = CifarResNet(width, blocks, stride)
+        self.backbone = CifarResNet(**sizes)
         self.dim = self.backbone.dim
 
     def forward(self, x: Tensor) -> Tensor:

@@ -46,6 +46,18 @@ class Neighbors:
         return 1.0 / self.spread.clamp_min(SMALLEST)
 
 
+def itself_first(indices: Tensor) -> Tensor:
+    """Neighbours with the point itself in column 0, where its duplicates may have come before it.
+
+    (N, K) to (N, K), int64. A point that is not among its neighbours takes the last one's place.
+    """
+    rows = torch.arange(len(indices))[:, None]
+    others = indices != rows
+    # Stable: those that are others keep their order; the point's own place moves to the end.
+    order = torch.sort(others.int(), dim=1, descending=True, stable=True).indices
+    return torch.cat([rows, indices.gather(1, order)[:, :-1]], dim=1)
+
+
 def find_neighbors(
     features: Any,
     k: int,

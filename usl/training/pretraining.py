@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from usl import distributed
-from usl.data import augment, augment_pil
 from usl.data.datasets import ImageDataset
-from usl.data.transforms import normalize
+from usl.data.draws import one_of
+from usl.data.views import Chain, Views
 from usl.errors import InputError
 from usl.features import extract
 from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
@@ -21,6 +21,8 @@ from usl.training.loop import Step
 
 log = logging.getLogger("usl")
 
+# Draws of views have the numbers 0 to 3; that of the neighbour has this one.
+NEIGHBOR = 4
 # Images that the monitors without labels look at.
 SAMPLE = 2000
 # Below this effective rank the features have collapsed: they lie on little more than a line.
@@ -57,71 +59,24 @@ class Contrast:
             raise InputError(f"GROUP.COUNT is {self.groups}; choose 2 to {batch}, the batch")
 
 
-class Views:
-    """Augmented views of images that stay on the device as bytes.
-
-    Parameters
-    ----------
-    dataset : ImageDataset
-    chain : augment.Chain
-    transform : str
-        Normalisation.
-    seed : int
-    device : torch.device
-    backend : {"auto", "batched", "pil"}
-    """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        chain: augment.Chain,
-        transform: str,
-        *,
-        seed: int,
-        device: torch.device,
-        backend: str = "auto",
-    ) -> None:
-        if backend not in ("auto", "batched", "pil"):
-            raise InputError(f"unknown AUGMENT.BACKEND {backend!r}; choose auto, batched or pil")
-        self.chain, self.transform, self.seed, self.backend = chain, transform, seed, backend
-        self.images = dataset.resident("cpu" if backend == "pil" else device)
-        self.white, self.device = dataset.white, device
-
-    def __call__(self, images: Tensor, epoch: int, view: int) -> Tensor:
-        """One view of images (n,), int64: (n, 3, size, size), normalised, on the device."""
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self._view(images, epoch, view)
-
-    def _view(self, images: Tensor, epoch: int, view: int) -> Tensor:
-        height, width = self.images.shape[2:]
-        draws = augment.draw(
-            self.chain,
-            images.to(self.images.device),
-            height,
-            width,
-            seed=self.seed,
-            epoch=epoch,
-            view=view,
-        )
-        chosen = self.images[images.to(self.images.device)]
-        if self.backend == "pil":
-            levels = (chosen.float() * (255 / self.white)).round().byte()
-            x = augment_pil.apply(levels.permute(0, 2, 3, 1).numpy(), draws, self.chain.size)
-        else:
-            x = augment.apply(chosen.float() / self.white, draws, self.chain.size)
-        x = normalize(x.to(self.device).expand(-1, 3, -1, -1), self.transform)
-        return x.contiguous(memory_format=torch.channels_last)
-
-
-def contrastive_step(views: Views, contrast: Contrast, *, seed: int) -> Callable[[nn.Module], Step]:
+def contrastive_step(
+    views: Views, chain: Chain, contrast: Contrast, *, seed: int, neighbors: Tensor | None = None
+) -> Callable[[nn.Module], Step]:
     """The step of SimCLR, and with ``contrast.cld`` of CLD, for :func:`usl.training.loop.fit`.
 
-    Under ``torchrun`` every image is compared with those of all processes.
+    With ``neighbors`` (N, K), int64, the second view is of one of the image's neighbours, as in
+    NNCLR (Dwibedi et al., ICCV 2021), though they are found beforehand and stay. Under ``torchrun``
+    every image is compared with those of all processes.
     """
 
     def make(network: nn.Module) -> Step:
         def step(images: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-            both = torch.cat([views(images, epoch, 0), views(images, epoch, 1)])
+            partners = images
+            if neighbors is not None:
+                partners = one_of(neighbors, images, seed=seed, epoch=epoch, view=NEIGHBOR)
+            both = torch.cat(
+                [views(chain, images, epoch, 0), views(chain, images, epoch, 1, of=partners)]
+            )
             z, other = (distributed.gather(half.float()) for half in network(both).chunk(2))
             with torch.autocast(z.device.type, enabled=False):
                 return losses(z, other, seed + number)
@@ -155,7 +110,12 @@ class Embedding(nn.Module):
 
 
 def monitor(
-    train: ImageDataset, test: ImageDataset | None, views: Views, *, batch_size: int
+    train: ImageDataset,
+    test: ImageDataset | None,
+    views: Views,
+    chain: Chain,
+    *,
+    batch_size: int,
 ) -> Callable[[nn.Module], dict[str, float]]:
     """What to look at while an encoder trains, for :func:`usl.training.loop.fit`.
 
@@ -178,7 +138,7 @@ def monitor(
     def look(network: nn.Module) -> dict[str, float]:
         some = torch.arange(min(SAMPLE, len(train)))
         # Epoch 0 is training's own; a view of another number is drawn for nothing else.
-        z, other = (Embedding(network)(views(some, 0, view)) for view in (2, 3))
+        z, other = (Embedding(network)(views(chain, some, 0, view)) for view in (2, 3))
         found = {
             "alignment": alignment(z, other),
             "uniformity": uniformity(z),
