@@ -174,14 +174,8 @@ def compare_defaults() -> CfgNode:
     return c
 
 
-def pretrain_defaults() -> CfgNode:
-    """Settings of ``pretrain.py``."""
-    c = _add_images(_run_defaults())
-    c.DATALOADER.BATCH_SIZE = 512
-    # ARCH: ResNet18 or SmallResNet. Channels of the first stage, and layers (10, 18, 26, …), of
-    # SmallResNet.
-    c.MODEL.WIDTH = 16
-    c.MODEL.DEPTH = 10
+def _add_training(c: CfgNode) -> CfgNode:
+    """What every training has: how long, how exactly, how often it is looked at."""
     c.SEED = 0
     # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew.
     c.RESUME = "auto"
@@ -189,22 +183,51 @@ def pretrain_defaults() -> CfgNode:
     # Steps instead of epochs, if above 0.
     c.STEPS = 0
     # cosine or constant, after a linear warm-up.
-    c.SCHEDULE = "cosine"
-    c.WARMUP_EPOCHS = 5
+    c.SCHEDULE = "constant"
+    c.WARMUP_EPOCHS = 0
     # Parts of a batch, one after the other, to save memory. Each part is compared within itself.
     c.ACCUMULATE = 1
     # float32, bfloat16 or float16.
     c.PRECISION = "float32"
     # Decay of the weight average that is evaluated and kept; 0: the weights themselves.
     c.EMA_DECAY = 0.0
-    # Write encoder.pth in half precision: half the size, to pass on.
-    c.HALF_ENCODER = False
     # Steps between checkpoints; 0: one after each epoch.
     c.CHECKPOINT_STEPS = 0
     # Epochs between evaluations.
-    c.EVALUATE_EVERY = 5
-    # SGD.
+    c.EVALUATE_EVERY = 1
     c.OPTIMIZER = CfgNode()
+    return c
+
+
+def _add_moco_chain(c: CfgNode) -> CfgNode:
+    # The MoCo v2 chain; see usl/data/augment.py.
+    c.AUGMENT = CfgNode()
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    c.AUGMENT.BACKEND = "auto"
+    # Smallest share of the area that a crop keeps.
+    c.AUGMENT.CROP = 0.2
+    # Probabilities.
+    c.AUGMENT.FLIP = 0.5
+    c.AUGMENT.JITTER = 0.8
+    c.AUGMENT.GREY = 0.2
+    c.AUGMENT.BLUR = 0.5
+    return c
+
+
+def pretrain_defaults() -> CfgNode:
+    """Settings of ``pretrain.py``."""
+    c = _add_moco_chain(_add_training(_add_images(_run_defaults())))
+    c.DATALOADER.BATCH_SIZE = 512
+    # ARCH: ResNet18 or SmallResNet. Channels of the first stage, and layers (10, 18, 26, …), of
+    # SmallResNet.
+    c.MODEL.WIDTH = 16
+    c.MODEL.DEPTH = 10
+    c.SCHEDULE = "cosine"
+    c.WARMUP_EPOCHS = 5
+    c.EVALUATE_EVERY = 5
+    # Write encoder.pth in half precision: half the size, to pass on.
+    c.HALF_ENCODER = False
+    # SGD.
     c.OPTIMIZER.LR = 0.12
     c.OPTIMIZER.MOMENTUM = 0.9
     c.OPTIMIZER.NESTEROV = True
@@ -222,17 +245,6 @@ def pretrain_defaults() -> CfgNode:
     c.GROUP.TEMPERATURE = 0.2
     # Weight of the cross-level loss.
     c.GROUP.WEIGHT = 0.25
-    # The MoCo v2 chain; see usl/data/augment.py.
-    c.AUGMENT = CfgNode()
-    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
-    c.AUGMENT.BACKEND = "auto"
-    # Smallest share of the area that a crop keeps.
-    c.AUGMENT.CROP = 0.2
-    # Probabilities.
-    c.AUGMENT.FLIP = 0.5
-    c.AUGMENT.JITTER = 0.8
-    c.AUGMENT.GREY = 0.2
-    c.AUGMENT.BLUR = 0.5
     return c
 
 
