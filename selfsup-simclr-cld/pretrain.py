@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
     test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
     batch_size = cfg.DATALOADER.BATCH_SIZE
-    plan = steps.plan_of(cfg, len(train))
+    plan = steps.plan_of(cfg, len(train), ema=cfg.EMA_DECAY)
     contrast = Contrast(
         cfg.SIMCLR.TEMPERATURE, cfg.CLD, cfg.GROUP.COUNT, cfg.GROUP.TEMPERATURE, cfg.GROUP.WEIGHT
     )

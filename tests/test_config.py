@@ -175,7 +175,7 @@ BAD_FILES = {
     "KNN_K: 3": "unknown key KNN_K; did you mean USL.KNN_K?",
     "NONSENSE_XYZ: 3": "unknown key NONSENSE_XYZ; known: BASE, RUN_NAME",
     "RANDOM: {SEEDS: [1]}": "RANDOM is a setting of another stage (random-cifar.py); remove it",
-    "FEATURES: {PATH: x}": "FEATURES is a setting of another stage (usl-features.py)",
+    "FEATURES: {PATH: x}": "FEATURES is a setting of another stage (usl-features.py, mine",
     "USL: {KNN_K: many}": "USL.KNN_K is 'many'; give a whole number",
     "USL: {KNN_K: 2.5}": "USL.KNN_K is 2.5; give a whole number",
     "USL: {KNN_K: true}": "USL.KNN_K is True; give a whole number",

@@ -336,7 +336,7 @@ def test_pretraining_then_selection_on_digits(tmp_path):
     folder = ROOT / "selfsup-simclr-cld"
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"knn_accuracy: \d\d", done.stdout)
+    assert re.search(r"knn_accuracy/backbone: \d\d", done.stdout)
     for name in ("encoder.pth", "checkpoint.pth", "metrics.csv", "report.html", "config.yaml"):
         assert (encoder / name).exists(), name
     assert "curve of loss" in (encoder / "report.html").read_text()

@@ -374,7 +374,7 @@ def test_pretraining_killed_and_resumed(tmp_path, cld):
         assert torch.equal(a, b), name
     same = [c for c in whole.metrics if c != "images_per_second"]
     assert whole.metrics[same].equals(rest.metrics[same])
-    assert {"alignment", "uniformity", "effective_rank", "knn_accuracy"} <= set(same)
+    assert {"alignment", "uniformity", "effective_rank", "knn_accuracy/backbone"} <= set(same)
 
 
 @pytest.mark.parametrize("cld", [False, True])
@@ -425,6 +425,8 @@ def test_collapse_is_recognised_and_said(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
 
     class Point(nn.Module):
+        dim = 8
+
         def forward(self, x):
             return nn.functional.normalize(torch.ones(len(x), 8))
 
@@ -432,7 +434,7 @@ def test_collapse_is_recognised_and_said(caplog, monkeypatch):
     views = Views(data, "digits", seed=1, device=CPU)
     found = monitor(data, None, views, MocoChain(), batch_size=16)(Point())
     assert "the features have collapsed" in caplog.text
-    assert "knn_accuracy" not in found and found["effective_rank"] == pytest.approx(1)
+    assert "knn_accuracy/head" not in found and found["effective_rank"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ PATH_KEYS = (
     "MODEL.PRETRAIN_PATH",
     "FEATURES.PATH",
     "SIMCLR.TOPK_NEIGHBORS_PATH",
+    "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH",
+    "USLT.LABELS_PATH",
 )
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, in quotes"}
 
@@ -88,6 +90,9 @@ def _image_defaults() -> CfgNode:
     c.MODEL.PRETRAIN_PATH = ""
     # Width of the network before its head; checked against the network.
     c.MODEL.BACKBONE_DIM = 512
+    # head: what the encoder's head makes, as in the paper; backbone: what the head sees, scaled to
+    # length 1, which is often better.
+    c.MODEL.FEATURES = "head"
     # Load a checkpoint that holds more than tensors. It can then run any code: only your own files.
     c.MODEL.TRUST_CHECKPOINT = False
     return c
@@ -189,8 +194,6 @@ def _add_training(c: CfgNode) -> CfgNode:
     c.ACCUMULATE = 1
     # float32, bfloat16 or float16.
     c.PRECISION = "float32"
-    # Decay of the weight average that is evaluated and kept; 0: the weights themselves.
-    c.EMA_DECAY = 0.0
     # Steps between checkpoints; 0: one after each epoch.
     c.CHECKPOINT_STEPS = 0
     # Epochs between evaluations.
@@ -225,6 +228,8 @@ def pretrain_defaults() -> CfgNode:
     c.SCHEDULE = "cosine"
     c.WARMUP_EPOCHS = 5
     c.EVALUATE_EVERY = 5
+    # Decay of the weight average that is evaluated and kept; 0: the weights themselves.
+    c.EMA_DECAY = 0.0
     # Write encoder.pth in half precision: half the size, to pass on.
     c.HALF_ENCODER = False
     # SGD.
@@ -248,6 +253,98 @@ def pretrain_defaults() -> CfgNode:
     return c
 
 
+def uslt_pretrain_defaults() -> CfgNode:
+    """Settings of ``usl-t-cifar-pretrain.py``."""
+    c = _add_training(_image_defaults())
+    c.SEED = 42
+    c.DATALOADER.BATCH_SIZE = 1024
+    # Do not train; print how the heads of RUN_DIR/checkpoint.pth are doing.
+    c.EVAL_ONLY = False
+    # Accepted for configs of the original: the record of a run has its versions instead; all images
+    # are used; and a training is continued or not by RESUME (so RECOMPUTE_* are ignored too).
+    c.BACKUP_PYTHON_FILE = True
+    c.DATASET.SUBSET = ""
+    c.OPTIMIZER.NAME = "Adam"
+    c.OPTIMIZER.LR = 1e-4
+    c.OPTIMIZER.WEIGHT_DECAY = 1e-4
+    c.AUGMENT = CfgNode()
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    c.AUGMENT.BACKEND = "auto"
+    # Probability of a mirrored view.
+    c.AUGMENT.FLIP = 0.5
+    c.USLT_PRETRAIN = CfgNode()
+    # Train the heads alone, the backbone in eval mode.
+    c.USLT_PRETRAIN.UPDATE_HEAD_ONLY = False
+    # topk-train-neighbors.npy, from mine-neighbors.py; NUM_NEIGHBORS of its columns are used.
+    c.USLT_PRETRAIN.TOPK_NEIGHBORS_PATH = ""
+    c.USLT_PRETRAIN.NUM_NEIGHBORS = 20
+    # Outputs of each head: clusters, one for every image that can be labelled.
+    c.USLT_PRETRAIN.NUM_SELECTED_SAMPLES = 40
+    # Local loss: weight of log p̄ in the logits, and temperature of the sharpening.
+    c.USLT_PRETRAIN.ADJUSTMENT_WEIGHT = 5.0
+    c.USLT_PRETRAIN.SHARPEN_TEMPERATURE = 0.25
+    c.USLT_PRETRAIN.LOCAL_LOSS_SCALE = 5.0
+    # Epochs, counted from 0: the local loss is off from this one on, the global one on.
+    c.USLT_PRETRAIN.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH = float("inf")
+    c.USLT_PRETRAIN.GLOBAL_START_EPOCH = 0
+    # Global loss: which images count, how clusters are weighted, what the sum is divided by.
+    c.USLT_PRETRAIN.CONFIDENCE_THRESHOLD = 0.95
+    c.USLT_PRETRAIN.REWEIGHT = True
+    c.USLT_PRETRAIN.REWEIGHT_RENORM = False
+    c.USLT_PRETRAIN.MEAN_OUTSIDE_MASK = False
+    # Decay of the weight average; 0: none.
+    c.USLT_PRETRAIN.EMA_DECAY = 0.999
+    # ImageNet form only: after so many steps, a cluster with fewer images on average than MIN takes
+    # half of one with more than MAX.
+    c.USLT_PRETRAIN.REASSIGN_AFTER_STEPS = 300
+    c.USLT_PRETRAIN.COUNT_EMA_MIN_TH = 100
+    c.USLT_PRETRAIN.COUNT_EMA_MAX_TH = 1000
+    return c
+
+
+def uslt_imagenet_pretrain_defaults() -> CfgNode:
+    """Settings of ``usl-t-imagenet-pretrain.py``."""
+    return _add_folder(uslt_pretrain_defaults())
+
+
+def _add_folder(c: CfgNode) -> CfgNode:
+    # Side of the images in pixels, after a resize to 256 / 224 of it.
+    c.DATASET.IMAGE_SIZE = 224
+    # Decoded images to keep in memory.
+    c.DATALOADER.CACHE_GB = 8.0
+    return c
+
+
+def uslt_defaults() -> CfgNode:
+    """Settings of ``usl-t-cifar.py``."""
+    c = _image_defaults()
+    c.USLT = CfgNode()
+    # The budget; 0: one image for each cluster of the checkpoint.
+    c.USLT.NUM_SELECTED_SAMPLES = 0
+    # 0: whatever the checkpoint has; another number must be the checkpoint's.
+    c.USLT.NUM_CLUSTERS = 0
+    # The head whose argmax makes the clusters.
+    c.USLT.HEAD_IN_USE = 0
+    # Confidence is the mean over heads of each one's largest probability, not this head's alone.
+    c.USLT.USE_MEAN_PROB = True
+    # ImageNet form only, whose picks are the densest images, not the most confident ones:
+    # neighbours that make the density, the image itself included,
+    c.USLT.KNN_K = 20
+    # and the densest images of a cluster that get the label of its pick.
+    c.USLT.NUM_PSEUDO_LABELS_PER_CLUSTER = 20
+    return c
+
+
+def uslt_imagenet_defaults() -> CfgNode:
+    """Settings of ``usl-t-imagenet.py``."""
+    c = _add_folder(uslt_defaults())
+    # A CSV of the answers, Index,Label, where the data set has no labels or others are wanted.
+    c.USLT.LABELS_PATH = ""
+    c.KNN = CfgNode()
+    c.KNN.BACKEND = "auto"
+    return c
+
+
 STAGES: dict[str, Callable[[], CfgNode]] = {
     "usl-cifar.py": usl_defaults,
     "usl-features.py": features_defaults,
@@ -255,6 +352,10 @@ STAGES: dict[str, Callable[[], CfgNode]] = {
     "compare.py": compare_defaults,
     "pretrain.py": pretrain_defaults,
     "mine-neighbors.py": mine_defaults,
+    "usl-t-cifar-pretrain.py": uslt_pretrain_defaults,
+    "usl-t-imagenet-pretrain.py": uslt_imagenet_pretrain_defaults,
+    "usl-t-cifar.py": uslt_defaults,
+    "usl-t-imagenet.py": uslt_imagenet_defaults,
 }
 
 

@@ -120,3 +120,58 @@ def effective_rank(z: Tensor) -> float:
     spectrum = torch.linalg.svdvals(z.double())
     share = spectrum / spectrum.sum()
     return float(torch.special.entr(share).sum().exp())
+
+
+def majority_accuracy(clusters: np.ndarray, labels: np.ndarray) -> float:
+    """Percent right if every cluster, (N,), were given the commonest of its labels, (N,)."""
+    counts = pd.crosstab(clusters, labels)
+    return 100.0 * float(counts.max(axis=1).sum()) / len(labels)
+
+
+def cluster_summary(
+    clusters: np.ndarray,
+    confidence: np.ndarray,
+    mean_prediction: np.ndarray,
+    *,
+    threshold: float,
+    labels: np.ndarray | None = None,
+) -> dict[str, float]:
+    """How a clustering head is doing.
+
+    Parameters
+    ----------
+    clusters : ndarray (N,), int
+    confidence : ndarray (N,)
+        Largest probability of every image.
+    mean_prediction : ndarray (C,)
+        Mean probability of every cluster.
+    threshold : float
+        Confidence above which an image counts in training.
+    labels : ndarray (N,), int, optional
+        For majority-vote accuracy (percent), normalised mutual information and adjusted Rand index
+        (scikit-learn).
+
+    Returns
+    -------
+    dict
+        ``live`` clusters, ``largest`` and ``smallest`` of all C, ``above``: the share of confident
+        images, ``confidence``: its mean, ``entropy`` of the mean prediction in nats; with labels
+        ``macc``, ``nmi``, ``ari``.
+    """
+    sizes = np.bincount(clusters, minlength=len(mean_prediction))
+    share = np.asarray(mean_prediction, dtype=np.float64)
+    found = {
+        "live": float((sizes > 0).sum()),
+        "largest": float(sizes.max()),
+        "smallest": float(sizes.min()),
+        "above": float((confidence > threshold).mean()),
+        "confidence": float(confidence.mean()),
+        "entropy": float(-(share * np.log(np.maximum(share, 1e-300))).sum()),
+    }
+    if labels is not None:
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        found["macc"] = majority_accuracy(clusters, labels)
+        found["nmi"] = float(normalized_mutual_info_score(labels, clusters))
+        found["ari"] = float(adjusted_rand_score(labels, clusters))
+    return found

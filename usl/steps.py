@@ -88,9 +88,18 @@ def build_encoder(model: CfgNode, transform: str, train: ImageDataset) -> Encode
         raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
     path = find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
     network = load_encoder(
-        path, model.ARCH, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT
+        path,
+        model.ARCH,
+        output=model.FEATURES,
+        backbone_dim=model.BACKBONE_DIM,
+        trust=model.TRUST_CHECKPOINT,
     )
-    made_from = {"architecture": model.ARCH, "checkpoint": path.name, "sha256": fingerprint(path)}
+    made_from = {
+        "architecture": model.ARCH,
+        "output": model.FEATURES,
+        "checkpoint": path.name,
+        "sha256": fingerprint(path),
+    }
     return Encoder(network, made_from, transform)
 
 
@@ -328,7 +337,7 @@ def finish(
     run.finish()
 
 
-def plan_of(cfg: CfgNode, images: int) -> Plan:
+def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
     """The training plan that the settings describe."""
     batch = cfg.DATALOADER.BATCH_SIZE
     if cfg.RESUME not in ("auto", "none"):
@@ -342,7 +351,7 @@ def plan_of(cfg: CfgNode, images: int) -> Plan:
         schedule=cfg.SCHEDULE,
         accumulate=cfg.ACCUMULATE,
         precision=cfg.PRECISION,
-        ema=cfg.EMA_DECAY,
+        ema=ema,
         save_every=cfg.CHECKPOINT_STEPS,
         evaluate_every=cfg.EVALUATE_EVERY,
         seed=cfg.SEED,

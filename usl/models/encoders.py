@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,8 +61,30 @@ def pixels_encoder(train: ImageDataset) -> Pixels:
     return Pixels(torch.from_numpy(mean).permute(2, 0, 1).float()).eval()
 
 
+class Backbone(nn.Module):
+    """What the head of an encoder sees, scaled to length 1, instead of what it makes.
+
+    The layer before a contrastive head keeps more of the images than the head does (Chen et al.,
+    ICML 2020, section 4.2).
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.dim = encoder.dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) to (n, dim)."""
+        return F.normalize(self.encoder.features(x))
+
+
 def load_encoder(
-    path: Path, arch: str = "ResNet18", *, backbone_dim: int | None = None, trust: bool = False
+    path: Path,
+    arch: str = "ResNet18",
+    *,
+    output: str = "head",
+    backbone_dim: int | None = None,
+    trust: bool = False,
 ) -> nn.Module:
     """Load a network with the head that makes features, from any released layout.
 
@@ -72,6 +95,9 @@ def load_encoder(
     path : Path
         Checkpoint. The sizes of a small ResNet are read from its weights.
     arch : {"ResNet18", "SmallResNet"}
+    output : {"head", "backbone"}
+        Which features: the head's, as in the paper, or those before it, see :class:`Backbone`.
+        USL-T checkpoints have the backbone's only, of any length.
     backbone_dim : int, optional
         Width that the caller expects before the head.
     trust : bool
@@ -87,17 +113,19 @@ def load_encoder(
     InputError
         Unreadable, or of another network.
     """
+    if output not in ("head", "backbone"):
+        raise InputError(f"unknown MODEL.FEATURES {output!r}; choose head or backbone")
     weights = weights_in(read_checkpoint(path, trust=trust))
     # A checkpoint of no known layout is compared with the last, CLD's.
     _, layout, heads = next((row for row in LAYOUTS if row[0] in weights), LAYOUTS[-1])
-    encoder = layout(**_sizes(weights)) if arch == "SmallResNet" else layout()
+    encoder = layout(**sizes_in(weights)) if arch == "SmallResNet" else layout()
     load_weights(encoder, weights, dropped=heads, where=str(path))
     if backbone_dim not in (None, encoder.dim):
         raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, {arch} has {encoder.dim}")
-    return encoder.eval()
+    return (Backbone(encoder) if output == "backbone" else encoder).eval()
 
 
-def _sizes(weights: dict[str, Tensor]) -> dict[str, int]:
+def sizes_in(weights: dict[str, Tensor]) -> dict[str, int]:
     """Arguments of the small ResNet that has these weights, as far as they tell."""
     first = weights.get("conv1.weight", weights.get("backbone.conv1.weight"))
     found = {m[1] for name in weights if (m := re.match(r"(?:backbone\.)?layer1\.(\d+)\.", name))}

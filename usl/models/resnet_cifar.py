@@ -115,9 +115,13 @@ class CldEncoder(CifarResNet):
         super().__init__(**sizes)
         self.linear = NormLinear(self.dim, EMBEDDING)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the heads see, (n, dim)."""
+        return CifarResNet.forward(self, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Features of length 1, (n, 128)."""
-        return F.normalize(self.linear(super().forward(x)))
+        return F.normalize(self.linear(self.features(x)))
 
 
 class CldNetwork(CldEncoder):
@@ -129,25 +133,40 @@ class CldNetwork(CldEncoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Instance and group features, each of length 1, side by side: (n, 2, 128)."""
-        features = CifarResNet.forward(self, x)
+        features = self.features(x)
         both = torch.stack([self.linear(features), self.groupDis(features)], dim=1)
         return F.normalize(both, dim=2)
 
 
-class PretextEncoder(nn.Module):
-    """The encoder of SCAN's pretext checkpoints: L2-normalised contrastive head, (n, 128)."""
+def mlp(dim: int, width: int) -> nn.Sequential:
+    """A head of two layers: (n, dim) to (n, width)."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, width))
 
-    def __init__(self, **sizes: int) -> None:
+
+class Pretext(nn.Module):
+    """A backbone, (n, dim), and the L2-normalised output of its contrastive head, (n, 128)."""
+
+    def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
-        self.backbone = CifarResNet(**sizes)
-        self.dim = self.backbone.dim
-        self.contrastive_head = nn.Sequential(
-            nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, EMBEDDING)
-        )
+        self.backbone, self.dim = backbone, dim
+        self.contrastive_head = mlp(dim, EMBEDDING)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees, (n, dim)."""
+        out: Tensor = self.backbone(x)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of length 1, (n, 128)."""
-        return F.normalize(self.contrastive_head(self.backbone(x)))
+        return F.normalize(self.contrastive_head(self.features(x)))
+
+
+class PretextEncoder(Pretext):
+    """The encoder of SCAN's pretext checkpoints of CIFAR, (n, 3, 32, 32) to (n, 128)."""
+
+    def __init__(self, **sizes: int) -> None:
+        backbone = CifarResNet(**sizes)
+        super().__init__(backbone, backbone.dim)
 
 
 class UsltEncoder(nn.Module):
@@ -158,7 +177,9 @@ class UsltEncoder(nn.Module):
         self.backbone = CifarResNet(**sizes)
         self.dim = self.backbone.dim
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Features, (n, dim), of any length."""
         out: Tensor = self.backbone(x)
         return out
+
+    forward = features

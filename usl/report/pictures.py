@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 SEED = 0
@@ -90,13 +92,17 @@ def map_uri(places: np.ndarray, density: np.ndarray, picked: np.ndarray) -> str:
     return _uri(buffer, "image/svg+xml")
 
 
-def curve_uri(x: np.ndarray, y: np.ndarray) -> str:
-    """A curve over epochs, as an SVG data URI."""
+def curve_uri(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
+    """Curves over epochs, each a name and its (x, y), as an SVG data URI."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(x, y, color="#3b78b8", marker="o" if len(x) < 30 else None, markersize=3)
+    for name, (x, y) in curves.items():
+        few = np.size(x) < 30
+        axes.plot(x, y, marker="o" if few else None, markersize=3, label=name)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -26,13 +26,20 @@ def write_training_report(
     ----------
     path : Path
     metrics : DataFrame
-        One row an epoch; ``epoch`` and ``step`` are axes, every other column is a curve.
+        One row an epoch; ``epoch`` and ``step`` are axes, every other column is a curve. Columns
+        ``name/part`` share one picture.
     title, facts, command, timings
         See :func:`usl.report.page.write_page`.
     """
-    names = [name for name in metrics.columns if name not in ("epoch", "step")]
-    known = {name: metrics[["epoch", name]].dropna() for name in names}
-    last = [[name.replace("_", " "), f"{known[name][name].iloc[-1]:.4g}"] for name in names]
+    curves: dict[str, list[str]] = {}
+    for name in metrics.columns:
+        if name not in ("epoch", "step"):
+            curves.setdefault(name.partition("/")[0], []).append(name)
+    known = {name: metrics[["epoch", name]].dropna() for group in curves.values() for name in group}
+    last = [
+        [title.replace("_", " "), ", ".join(f"{known[n][n].iloc[-1]:.4g}" for n in names)]
+        for title, names in curves.items()
+    ]
     write_page(
         path,
         title=title,
@@ -42,9 +49,14 @@ def write_training_report(
         table=Table(["", "last"], last),
         curves=[
             {
-                "title": name.replace("_", " "),
-                "picture": curve_uri(known[name]["epoch"].to_numpy(), known[name][name].to_numpy()),
+                "title": title.replace("_", " "),
+                "picture": curve_uri(
+                    {
+                        name.partition("/")[2]: (known[name]["epoch"], known[name][name])
+                        for name in names
+                    }
+                ),
             }
-            for name in names
+            for title, names in curves.items()
         ],
     )

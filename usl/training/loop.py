@@ -7,10 +7,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -33,6 +33,18 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 # (indices of the images of this process (n,), epoch, step) to (loss, numbers to report)
 Step = Callable[[Tensor, int, int], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Stateful(Protocol):
+    """Something that a method keeps from step to step, such as a moving average."""
+
+    def state_dict(self) -> Any:
+        """What a checkpoint must hold of it."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Take up what a checkpoint held."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,8 @@ def fit(
     settings: dict[str, Any] | None = None,
     resume: bool = True,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    after_step: Callable[[int], None] | None = None,
+    extras: Mapping[str, Stateful] | None = None,
 ) -> Trained:
     """Train a network.
 
@@ -162,7 +176,12 @@ def fit(
         Continue ``folder/checkpoint.pth`` if it is there. On the CPU the weights are then those
         of a run that was never interrupted.
     evaluate : callable, optional
-        Given the evaluated network in eval mode, returns numbers for the metrics.
+        Given the evaluated network in eval mode, returns numbers for the metrics; those named
+        ``name/part`` share a curve in the report.
+    after_step : callable, optional
+        Called with the number of the step, once its update of the weights is done.
+    extras : mapping of str to Stateful, optional
+        What else a checkpoint holds, by its name there.
 
     Returns
     -------
@@ -175,7 +194,7 @@ def fit(
         good checkpoint stays), or a folder that cannot be written.
     """
     plan.check(images)
-    state = _State(network, optimizer, plan, folder, settings or {}, device)
+    state = _State(network, optimizer, plan, folder, settings or {}, device, extras or {})
     if resume:
         state.restore()
     step_of = make_step(distributed.parallel(network, device))
@@ -195,6 +214,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             numbers = _one_step(step_of, batch, optimizer, scaler, plan, epoch, state.step)
+            if after_step is not None:
+                after_step(state.step)
             state.add(numbers)
             bar.update()
             if state.step % CHECK_EVERY == 0:
@@ -256,8 +277,10 @@ class _State:
         folder: Path | None,
         settings: dict[str, Any],
         device: torch.device,
+        extras: Mapping[str, Stateful],
     ) -> None:
         self.network, self.optimizer, self.folder = network, optimizer, folder
+        self.extras = extras
         self.settings = json.loads(json.dumps(settings | {"plan": asdict(plan)}))
         self.settings["plan"].pop("save_every")
         self.device = device
@@ -330,7 +353,7 @@ class _State:
             "count": self.count,
             "settings": self.settings,
             "random": torch.get_rng_state(),
-        }
+        } | {name: extra.state_dict() for name, extra in self.extras.items()}
         buffer = io.BytesIO()
         torch.save(content, buffer)
         with replacing(self.folder / CHECKPOINT) as file:
@@ -341,7 +364,7 @@ class _State:
         if path is None or not path.exists():
             return
         content = read_checkpoint(path)
-        if "settings" not in content:
+        if not {"settings", *self.extras} <= set(content):
             raise InputError(f"{path} was not made by this training; remove it")
         different = list(_differences(content["settings"], self.settings))
         if different:
@@ -353,6 +376,8 @@ class _State:
         if self.average is not None:
             self.average.module.load_state_dict(content["ema_model"])
         self.optimizer.load_state_dict(content["optimizer"])
+        for name, extra in self.extras.items():
+            extra.load_state_dict(content[name])
         self.step, self.rows = content["step"], content["metrics"]
         self.sums = {k: v.to(self.device) for k, v in content["sums"].items()}
         self.count = content["count"]

@@ -16,6 +16,7 @@ from usl.data.views import Chain, Views
 from usl.errors import InputError
 from usl.features import extract
 from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
+from usl.models.encoders import Backbone
 from usl.training.contrastive import cross_level, groups, nt_xent
 from usl.training.loop import Step
 
@@ -120,12 +121,13 @@ def monitor(
     """What to look at while an encoder trains, for :func:`usl.training.loop.fit`.
 
     Always: alignment, uniformity and effective rank of the features of some training images; a
-    warning if they have collapsed. With labels: weighted 20-NN accuracy on ``test``.
+    warning if they have collapsed. With labels: weighted 20-NN accuracy on ``test``, by the
+    features of the head and by those that it sees.
     """
 
-    def embed(network: nn.Module, dataset: ImageDataset) -> Tensor:
+    def embed(encoder: nn.Module, dataset: ImageDataset) -> Tensor:
         features = extract(
-            Embedding(network),
+            encoder,
             dataset,
             transform=views.transform,
             batch_size=batch_size,
@@ -154,9 +156,10 @@ def monitor(
             labels, answers = (
                 torch.from_numpy(x).to(views.device) for x in (train.labels, test.labels)
             )
-            found["knn_accuracy"] = weighted_knn(
-                embed(network, train), labels, embed(network, test), answers
-            )
+            for name, encoder in (("head", Embedding(network)), ("backbone", Backbone(network))):
+                found[f"knn_accuracy/{name}"] = weighted_knn(
+                    embed(encoder, train), labels, embed(encoder, test), answers
+                )
         return found
 
     return look

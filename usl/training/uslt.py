@@ -1,191 +1,261 @@
-"""The losses of USL-T: global, of confident clusters, and local, of neighbours (paper, section 4).
-
-Everything here sees the logits of all heads, (n, H, C), of the whole batch: under ``torchrun`` the
-rows of all processes, so that no count, average or mask depends on how many there are.
-"""
+"""Training the selector: USL-T's step, the revival of small clusters, and what to watch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-PROB_MOMENTUM = 0.5
-COUNT_MOMENTUM = 0.9
-# Standard deviation of what keeps the two halves of a divided cluster apart.
-EPSILON = 1e-7
+from usl import distributed
+from usl.data.datasets import ImageDataset
+from usl.data.draws import one_of, permutation
+from usl.data.views import Chain, Views
+from usl.errors import InputError
+from usl.features import extract
+from usl.metrics import cluster_summary
+from usl.models.uslt import UsltNetwork
+from usl.training.loop import Step
+from usl.training.uslt_losses import GlobalCriterion, LocalCriterion
+
+log = logging.getLogger("usl")
+
+STRONG, NEIGHBOR, WHICH_NEIGHBOR = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class GlobalOptions:
-    """How the global loss chooses and weighs images.
+class Weights:
+    """When each loss counts, and how much the local one does.
 
     Attributes
     ----------
+    local : float
+        Factor of the local loss.
+    local_until : float
+        The local loss is off from this epoch on, counted from 0.
+    global_from : int
+        The global loss is on from this epoch on.
+    """
+
+    local: float = 5.0
+    local_until: float = math.inf
+    global_from: int = 0
+
+
+def uslt_step(
+    views: Views,
+    chain: Chain,
+    neighbors: Tensor,
+    local: LocalCriterion,
+    whole: GlobalCriterion,
+    weights: Weights,
+    *,
+    seed: int,
+) -> Callable[[nn.Module], Step]:
+    """The step of USL-T, for :func:`usl.training.loop.fit` (paper, section 4).
+
+    Three forward passes, of the standard view, a strong view, and a strong view of a neighbour;
+    gradients flow through the second. Under ``torchrun`` the losses see the logits of all
+    processes, so the world size does not change the method.
+
+    Parameters
+    ----------
+    views : Views
+    chain : Chain
+        Of the strong views.
+    neighbors : Tensor (N, K), int64
+        One of these is drawn for every image in every epoch; column 0 is the image itself.
+    local, whole : criterions
+        Their averages move with every step.
+    weights : Weights
+    seed : int
+    """
+
+    def make(network: nn.Module) -> Step:
+        def logits(x: Tensor) -> Tensor:
+            return distributed.gather(network(x).float())
+
+        def step(images: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            partners = one_of(neighbors, images, seed=seed, epoch=epoch, view=WHICH_NEIGHBOR)
+            with torch.no_grad():
+                standard = logits(views.standard(images))
+            strong = logits(views(chain, images, epoch, STRONG))
+            with torch.no_grad():
+                neighbor = logits(views(chain, images, epoch, NEIGHBOR, of=partners))
+            with torch.autocast(strong.device.type, enabled=False):
+                # A loss that is off is 0, and still a function of the weights.
+                loss_global = loss_local = strong.sum() * 0.0
+                if epoch >= weights.global_from:
+                    loss_global = whole(standard, strong)
+                if epoch < weights.local_until:
+                    loss_local = local(strong, neighbor)
+                loss = loss_global + weights.local * loss_local
+            return loss, {"loss_global": loss_global, "loss_local": loss_local}
+
+        return step
+
+    return make
+
+
+@dataclass(frozen=True)
+class Reassignment:
+    """When the smallest cluster of a head takes half of the largest.
+
+    Attributes
+    ----------
+    after : int
+        Steps before the first.
+    low, high : float
+        Average images of the smallest cluster below, and of the largest above.
+    """
+
+    after: int
+    low: float
+    high: float
+
+
+def reassigning(
+    network: UsltNetwork, whole: GlobalCriterion, reassignment: Reassignment, *, seed: int
+) -> Callable[[int], None]:
+    """What to do after each step, for :func:`usl.training.loop.fit`, so that clusters revive."""
+
+    def after_step(number: int) -> None:
+        if number < reassignment.after:
+            return
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        changed = whole.reassign(
+            network.head_weights(),
+            low=reassignment.low,
+            high=reassignment.high,
+            generator=generator,
+        )
+        if changed and distributed.is_first():
+            log.info("step %d: %d heads gave half of a large cluster to a small", number, changed)
+
+    return after_step
+
+
+@torch.no_grad()
+def start_heads(network: UsltNetwork, views: Views, *, images: int, seed: int, batch: int) -> None:
+    """Let cosine heads start from the features of the first images that training will see.
+
+    Raises
+    ------
+    InputError
+        Fewer images than outputs of all heads together.
+    """
+    weights = network.head_weights()
+    needed = sum(len(weight) for weight in weights)
+    if needed > images:
+        raise InputError(
+            f"{len(weights)} heads of {len(weights[0])} clusters start from {needed} images, and "
+            f"there are {images}; lower USLT_PRETRAIN.NUM_SELECTED_SAMPLES"
+        )
+    network.eval()
+    first = permutation(images, seed=seed, epoch=0)[:needed].to(views.device)
+    parts = [first[start : start + batch] for start in range(0, needed, batch)]
+    network.start_from(torch.cat([network.backbone(views.standard(part)) for part in parts]))
+
+
+class _Predictions(nn.Module):
+    """Most likely cluster and its probability, (n, H, 2), adding up all probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.total = network, torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) to (n, H, 2), float32."""
+        probabilities = self.network(x).float().softmax(dim=2)
+        self.total = self.total + probabilities.sum(dim=0, dtype=torch.float64).cpu()
+        top = probabilities.max(dim=2)
+        return torch.stack([top.indices.float(), top.values], dim=2)
+
+
+class Watch:
+    """Diagnostics of every head on a data set, for :func:`usl.training.loop.fit`.
+
+    Labels are read only to be compared with; without them what needs none is left. The last
+    predictions are kept, as ``val_predictions`` of a checkpoint.
+
+    Parameters
+    ----------
+    data : ImageDataset
+    transform : str
     threshold : float
-        Images whose largest probability is above it count.
-    reweight : bool
-        A cluster with c of m counted images has the weight m / c.
-    renormalise : bool
-        Instead m / (c · clusters present).
-    mean_outside_mask : bool
-        Divide the sum by the size of the batch, not by the weights of the counted images.
+        Confidence above which an image counts in training.
+    batch_size : int
+    device : torch.device
     """
 
-    threshold: float = 0.95
-    reweight: bool = True
-    renormalise: bool = False
-    mean_outside_mask: bool = False
+    def __init__(
+        self,
+        data: ImageDataset,
+        transform: str,
+        *,
+        threshold: float,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self.data, self.transform, self.threshold = data, transform, threshold
+        self.batch_size, self.device = batch_size, device
+        self.predictions: list[dict[str, Tensor]] = []
 
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """``live/0``, …: the numbers of :func:`usl.metrics.cluster_summary`, head by head."""
+        predict = _Predictions(network)
+        found = extract(
+            predict,
+            self.data,
+            transform=self.transform,
+            batch_size=self.batch_size,
+            device=self.device,
+            quiet=True,
+        )
+        clusters, confidence = found[..., 0].astype(np.int64), found[..., 1]
+        summaries = [
+            cluster_summary(
+                clusters[:, head],
+                confidence[:, head],
+                (total / len(self.data)).numpy(),
+                threshold=self.threshold,
+                labels=self.data.labels,
+            )
+            for head, total in enumerate(predict.total)
+        ]
+        self.predictions = [
+            {"predictions": torch.from_numpy(c), "confidence": torch.from_numpy(p)}
+            for c, p in zip(clusters.T.copy(), confidence.T.copy(), strict=True)
+        ]
+        for head, summary in enumerate(summaries):
+            self._warn(head, summary, predict.total.shape[1])
+        return {f"{k}/{head}": s[k] for k in summaries[0] for head, s in enumerate(summaries)}
 
-def global_loss(standard: Tensor, strong: Tensor, options: GlobalOptions) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the strong view against the cluster of the standard one, of one head.
+    def _warn(self, head: int, summary: dict[str, float], clusters: int) -> None:
+        if not distributed.is_first():
+            return
+        if summary["live"] < clusters / 2:
+            log.warning(
+                "head %d: only %d of %d clusters are alive; raise USLT_PRETRAIN.ADJUSTMENT_WEIGHT "
+                "or LOCAL_LOSS_SCALE, or lower OPTIMIZER.LR",
+                head, summary["live"], clusters,
+            )  # fmt: skip
+        elif summary["largest"] > len(self.data) / 2:
+            log.warning(
+                "head %d: one of %d clusters has %d of %d images; raise "
+                "USLT_PRETRAIN.ADJUSTMENT_WEIGHT, or use REWEIGHT",
+                head, clusters, summary["largest"], len(self.data),
+            )  # fmt: skip
 
-    Parameters
-    ----------
-    standard, strong : Tensor (n, C)
-        Logits; no gradient flows to ``standard``.
-    options : GlobalOptions
+    def state_dict(self) -> list[dict[str, Tensor]]:
+        """The last predictions: for each head clusters (M,) and their probabilities (M,)."""
+        return self.predictions
 
-    Returns
-    -------
-    loss : Tensor, scalar
-        0 when no image is confident.
-    counts : Tensor (C,), int64
-        Confident images of each cluster.
-    """
-    confidence, target = standard.detach().softmax(dim=1).max(dim=1)
-    mask = confidence > options.threshold
-    counts = torch.bincount(target[mask], minlength=standard.shape[1])
-    counted = counts.sum()
-    weights = torch.ones_like(standard[0])
-    if options.renormalise:
-        weights = counted / (counts * (counts > 0).sum()).clamp_min(1)
-    elif options.reweight:
-        weights = counted / counts.clamp_min(1)
-    weights = torch.where(counts > 0, weights, 1.0)[target] * mask
-    losses = F.cross_entropy(strong, target, reduction="none") * weights
-    if options.mean_outside_mask:
-        return losses.mean(), counts
-    return losses.sum() / torch.where(counted > 0, weights.sum(), 1.0), counts
-
-
-def local_loss(
-    strong: Tensor, neighbor: Tensor, prob: Tensor, *, adjustment: float, temperature: float
-) -> Tensor:
-    """KL divergence from the neighbour's adjusted and sharpened prediction, of one head.
-
-    Parameters
-    ----------
-    strong, neighbor : Tensor (n, C)
-        Logits; no gradient flows to ``neighbor``.
-    prob : Tensor (C,)
-        Average prediction so far: clusters predicted often are made less likely.
-    adjustment : float
-        Weight of its logarithm.
-    temperature : float
-        Of the sharpening: probabilities to the power 1 / temperature, normalised again.
-
-    Returns
-    -------
-    Tensor, scalar
-        Mean over the batch.
-    """
-    # A probability that has vanished in float32 must not make the target NaN.
-    adjusted = neighbor.detach() - adjustment * prob.clamp_min(torch.finfo(prob.dtype).tiny).log()
-    target = (adjusted / temperature).softmax(dim=1)
-    return F.kl_div(strong.log_softmax(dim=1), target, reduction="batchmean")
-
-
-class LocalCriterion(nn.Module):
-    """The local loss of all heads and the moving average of their predictions, ``prob_ema``."""
-
-    def __init__(self, heads: int, clusters: int, *, adjustment: float, temperature: float) -> None:
-        super().__init__()
-        self.adjustment, self.temperature = adjustment, temperature
-        self.prob_ema: Tensor
-        self.register_buffer("prob_ema", torch.full((heads, clusters), 1.0 / clusters))
-
-    def forward(self, strong: Tensor, neighbor: Tensor) -> Tensor:
-        """Logits (n, H, C) of two views to the sum over heads; then the average moves."""
-        loss = torch.stack(
-            [
-                local_loss(
-                    strong[:, head],
-                    neighbor[:, head],
-                    prob,
-                    adjustment=self.adjustment,
-                    temperature=self.temperature,
-                )
-                for head, prob in enumerate(self.prob_ema)
-            ]
-        ).sum()
-        with torch.no_grad():
-            now = neighbor.softmax(dim=2).mean(dim=0)
-            mixed = PROB_MOMENTUM * self.prob_ema + (1 - PROB_MOMENTUM) * now
-            self.prob_ema.copy_(mixed / mixed.sum(dim=1, keepdim=True))
-        return loss
-
-
-class GlobalCriterion(nn.Module):
-    """The global loss of all heads and a moving average of how many images each cluster has.
-
-    Buffers: ``count_ema`` (H, C), in images of the data set, and ``num_counts`` (1,), how many
-    batches it has seen.
-    """
-
-    def __init__(self, heads: int, clusters: int, images: int, options: GlobalOptions) -> None:
-        super().__init__()
-        self.images, self.options = images, options
-        self.count_ema: Tensor
-        self.num_counts: Tensor
-        self.register_buffer("count_ema", torch.full((heads, clusters), 1.0 / clusters))
-        self.register_buffer("num_counts", torch.zeros(1))
-
-    def forward(self, standard: Tensor, strong: Tensor) -> Tensor:
-        """Logits (n, H, C) of two views to the sum over heads; then the averages move."""
-        losses = []
-        for head, ema in enumerate(self.count_ema):
-            loss, counts = global_loss(standard[:, head], strong[:, head], self.options)
-            losses.append(loss)
-            counted = counts.sum()
-            now = counts / counted.clamp_min(1) * self.images
-            mixed = COUNT_MOMENTUM * ema + (1 - COUNT_MOMENTUM) * now
-            ema.copy_(torch.where(counted > 0, mixed, ema))
-        self.num_counts += 1
-        return torch.stack(losses).sum()
-
-    @torch.no_grad()
-    def reassign(
-        self, weights: Sequence[Tensor], *, low: float, high: float, generator: torch.Generator
-    ) -> int:
-        """Give the smallest cluster of each head half of the largest, if they are that unlike.
-
-        Parameters
-        ----------
-        weights : sequence of H Tensors (C, D)
-            Of the heads; changed in place.
-        low, high : float
-            Only where the smallest average count is below and the largest above.
-        generator : torch.Generator
-            On the CPU, the same in every process.
-
-        Returns
-        -------
-        int
-            How many heads were changed.
-        """
-        changed = 0
-        for weight, ema in zip(weights, self.count_ema, strict=True):
-            smallest, largest = int(ema.argmin()), int(ema.argmax())
-            noise = EPSILON * torch.randn(weight.shape[1], generator=generator).to(weight)
-            if ema[smallest] >= low or ema[largest] <= high:
-                continue
-            weight[smallest] = weight[largest] + noise
-            weight[largest] -= noise
-            ema[[smallest, largest]] = ema[largest] / 2
-            changed += 1
-        return changed
+    def load_state_dict(self, state: Any) -> None:
+        """Take up the predictions of an earlier run."""
+        self.predictions = state
