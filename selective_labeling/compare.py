@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         facts={"Data set": train.name, "Encoder": cfg.MODEL.ARCH, "Test images": len(test)},
         images=train,
         points=points,
-        density=density,
+        shade=density.density,
         table=Table(head, table.reset_index().values.tolist()),
     )
 

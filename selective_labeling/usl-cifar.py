@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         facts={"Data set": images.name, "Encoder": cfg.MODEL.ARCH, "Neighbours": cfg.USL.KNN_K},
         images=images,
         points=points,
-        density=density,
+        shade=density.density,
     )
 
 

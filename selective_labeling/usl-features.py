@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         title=f"{budget} of {len(points):,} embeddings worth labelling",
         facts={"Features": Path(cfg.FEATURES.PATH).name, "Neighbours": cfg.USL.KNN_K},
         points=points,
-        density=density,
+        shade=density.density,
     )
 
 

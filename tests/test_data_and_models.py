@@ -55,7 +55,9 @@ def test_cifar100(tmp_path):
 def test_normalisation_constants_are_the_published_ones():
     cifar10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
     cifar100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = {
+        "imagenet": imagenet, "imagenet100": imagenet,
         "CLD-cifar10": cifar10, "CLD-cifar100": cifar10, "SCAN-cifar10": cifar10,
         "SCAN-cifar100": cifar100, "FixMatch-cifar100": cifar100,
         "FixMatch-cifar10": (cifar10[0], (0.2471, 0.2435, 0.2616)),

@@ -19,6 +19,8 @@ from usl.errors import InputError
 _SCALAR = np.float64(0).__reduce__()[0]
 # Batch norm's count of batches, which old checkpoints lack and evaluation does not use.
 COUNTER = "num_batches_tracked"
+# What MoCo calls the encoder that it trains and others use.
+QUERY = "encoder_q."
 ALLOWED: list[Any] = [
     argparse.Namespace,
     _SCALAR,
@@ -67,17 +69,21 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
 def weights_in(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The network weights of a checkpoint, under ``model`` or ``state_dict`` or at its top.
 
-    The prefix ``module.``, which parallel training leaves, is taken off.
+    Where a training of ours or USL-T kept a weight average, ``ema_model``, that is taken.
+    The prefix ``module.``, which parallel training leaves, is taken off, and so is MoCo's
+    ``encoder_q.``: then all else, the second encoder and its queue, is left out.
     """
-    for key in ("model", "state_dict"):
+    for key in ("ema_model", "model", "state_dict"):
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break
-    return {
+    weights = {
         name.removeprefix("module."): value
         for name, value in checkpoint.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
+    of_query = {k.removeprefix(QUERY): v for k, v in weights.items() if k.startswith(QUERY)}
+    return of_query or weights
 
 
 def load_weights(

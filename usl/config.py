@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,12 @@ PATH_KEYS = (
     "SIMCLR.TOPK_NEIGHBORS_PATH",
     "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH",
     "USLT.LABELS_PATH",
+    "FINETUNE.LABELED_INDICES_PATH",
 )
+# Lists of labelled images. The published ones are meant by released/NAME, wherever that stands;
+# slice1, slice2, … are no files but draws of as many images from each class.
+LIST_KEYS = ("FINETUNE.LABELED_INDICES_PATH",)
+SLICE = re.compile(r"slice(\d+|\{seed\})")
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, in quotes"}
 
 
@@ -345,6 +351,41 @@ def uslt_imagenet_defaults() -> CfgNode:
     return c
 
 
+def finetune_defaults() -> CfgNode:
+    """Settings of ``fine_tune.py``, the evaluation of CIFAR picks.
+
+    RECOMPUTE_ALL and RECOMPUTE_NUM_DEP are accepted for configs of the original and ignored.
+    """
+    c = _add_moco_chain(_add_training(_image_defaults()))
+    # FINETUNE.SEEDS instead; and the linear layer sees what is before any head.
+    del c["SEED"], c.MODEL["FEATURES"]
+    c.DATALOADER.WORKERS = 8
+    # The logits are the output of a linear layer with columns of length 1, itself scaled to length
+    # 1, as in the CLD network; False: those of a plain linear layer, for SimCLR weights.
+    c.MODEL.USE_CLD = True
+    c.EPOCHS = 5
+    # SGD; there is no other.
+    c.OPTIMIZER.NAME = "SGD"
+    c.OPTIMIZER.LR = 0.01
+    c.OPTIMIZER.MOMENTUM = 0.9
+    c.OPTIMIZER.NESTEROV = True
+    c.OPTIMIZER.WEIGHT_DECAY = 1e-4
+    c.FINETUNE = CfgNode()
+    # Which images are labelled: .npy of indices; .csv with Index, or with Index,Label, whose labels
+    # replace the data set's; a published list, released/NAME.csv; or slice1, slice2, … to draw as
+    # many from each class. {seed} stands for each of SEEDS.
+    c.FINETUNE.LABELED_INDICES_PATH = ""
+    # How many a slice has.
+    c.FINETUNE.NUM_LABELED = 40
+    # Train the linear layer only; the running statistics of batch norm still move.
+    c.FINETUNE.FREEZE_BACKBONE = True
+    # How often an epoch visits each labelled image; more often where that fills no batch.
+    c.FINETUNE.REPEAT_DATA = 100
+    # One training for each.
+    c.FINETUNE.SEEDS = [0]
+    return c
+
+
 STAGES: dict[str, Callable[[], CfgNode]] = {
     "usl-cifar.py": usl_defaults,
     "usl-features.py": features_defaults,
@@ -356,6 +397,7 @@ STAGES: dict[str, Callable[[], CfgNode]] = {
     "usl-t-imagenet-pretrain.py": uslt_imagenet_pretrain_defaults,
     "usl-t-cifar.py": uslt_defaults,
     "usl-t-imagenet.py": uslt_imagenet_defaults,
+    "fine_tune.py": finetune_defaults,
 }
 
 
@@ -404,14 +446,14 @@ def parse(
     stage = Path(script).resolve().parent
     cfg = defaults
     for key in PATH_KEYS:
-        _resolve(cfg, key, stage)
+        _resolve(cfg, key, stage, stage)
     if arguments.cfg is not None:
         for path in _inheritance(find_config(arguments.cfg, stage)):
             tree = _read_yaml(path)
             merge(cfg, tree, source=str(path))
             for key in PATH_KEYS:
                 if _has(tree, key):
-                    _resolve(cfg, key, stage)
+                    _resolve(cfg, key, stage, stage)
     # What is dumped beside the outputs stands alone.
     cfg.BASE = ""
     opts = arguments.opts
@@ -424,7 +466,7 @@ def parse(
         value = text if isinstance(_get(cfg, key), str) else _value(text)
         merge(cfg, _nested(key, value), source="--opts")
         if key in PATH_KEYS:
-            _resolve(cfg, key, Path.cwd())
+            _resolve(cfg, key, Path.cwd(), stage)
     if cfg.OPTS_IN_RUN_NAME and opts:
         cfg.RUN_NAME += "_" + "_".join(part.replace("/", "-") for part in opts)
     if not cfg.RUN_DIR:
@@ -473,7 +515,7 @@ def find_config(name: str, stage: Path) -> Path:
     raise InputError(f"there is no config {name}; tried {tried}")
 
 
-def find_input(path: str, what: str) -> Path:
+def find_input(path: str, what: str, *, advice: str = "") -> Path:
     """Look for an input file where people of the original have it.
 
     As given; then, for a path below a stage's ``pretrained``, in every stage's ``pretrained`` and
@@ -485,6 +527,8 @@ def find_input(path: str, what: str) -> Path:
         Absolute, as in parsed settings.
     what : str
         For the error, such as "checkpoint (MODEL.PRETRAIN_PATH)".
+    advice : str
+        For the error: what else can be done, beginning with "or".
 
     Raises
     ------
@@ -504,9 +548,11 @@ def find_input(path: str, what: str) -> Path:
             return place
     tried = ", ".join(dict.fromkeys(map(str, places)))
     maker = next((f.parent.name for f in given.parents if f.name == "saved"), "")
-    made = f", or run the script in {maker} that makes it" if maker in STAGE_FOLDERS else ""
+    if maker in STAGE_FOLDERS and not advice:
+        advice = f"or run the script in {maker} that makes it"
     raise InputError(
-        f"there is no {what}; put {given.name} in one of the places tried: {tried}{made}"
+        f"there is no {what}; put {given.name} in one of the places tried: {tried}"
+        f"{advice and f', {advice}'}"
     )
 
 
@@ -611,13 +657,15 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _resolve(cfg: CfgNode, key: str, folder: Path) -> None:
-    """Make a path absolute; an empty one stays empty."""
-    if not _has(cfg, key):
+def _resolve(cfg: CfgNode, key: str, folder: Path, stage: Path) -> None:
+    """Make a path absolute; an empty one stays empty, and so does what is none."""
+    if not _has(cfg, key) or (key in LIST_KEYS and SLICE.fullmatch(_get(cfg, key))):
         return
     *sections, last = key.split(".")
     for section in sections:
         cfg = cfg[section]
+    if key in LIST_KEYS and Path(cfg[last]).parts[:1] == ("released",):
+        folder = stage.parent / "selective_labeling"
     if cfg[last]:
         # normpath rather than resolve: a linked data folder keeps the name people gave it.
         cfg[last] = os.path.normpath(folder / os.path.expanduser(cfg[last]))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from usl.artifacts import load_array, save_array, save_text
-from usl.data.datasets import ImageDataset
+from usl.data.datasets import AnyDataset
 from usl.data.transforms import normalize
 from usl.errors import InputError
 
@@ -24,10 +29,13 @@ log = logging.getLogger("usl")
 # does not depend on where an earlier run stopped.
 SHARD_BATCHES = 8
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 def extract(
     encoder: nn.Module,
-    dataset: ImageDataset,
+    dataset: AnyDataset,
     *,
     transform: str,
     batch_size: int,
@@ -42,7 +50,7 @@ def extract(
     ----------
     encoder : nn.Module
         In eval mode; images (n, C, H, W) to features (n, D).
-    dataset : ImageDataset
+    dataset : ImageDataset or FolderDataset
     transform : str
         Normalisation that the encoder was trained with; not used by ``pixels``.
     batch_size : int
@@ -52,7 +60,6 @@ def extract(
         removes it once the features are safe.
     source : dict, optional
         What the features depend on. Shards of another source are discarded.
-
     quiet : bool
         Show no progress.
 
@@ -63,52 +70,76 @@ def extract(
     Raises
     ------
     InputError
-        A batch size below 1, an unknown transform, or a folder that cannot be written.
+        A batch size below 1, an unknown transform, an image that cannot be read, or a folder that
+        cannot be written.
     """
     if batch_size < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {batch_size}; choose at least 1")
     encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = batch_size * SHARD_BATCHES
-    starts = range(0, len(dataset), size)
+    bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     if shards is not None:
-        _prepare(shards, source or {}, len(starts))
+        _prepare(shards, source or {}, len(bounds))
+    paths = [
+        None if shards is None else shards / f"{number:05}.npy" for number in range(len(bounds))
+    ]
+    missing = [path is None or not path.exists() for path in paths]
+    batches = [
+        (first, min(first + batch_size, stop))
+        for (start, stop), needed in zip(bounds, missing, strict=True)
+        if needed
+        for first in range(start, stop, batch_size)
+    ]
+    native = getattr(encoder, "sees_native", False)
+    read = dataset.native if native else dataset.for_networks
     parts = []
     bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
-    for number, start in enumerate(starts):
-        stop = min(start + size, len(dataset))
-        path = shards / f"{number:05}.npy" if shards is not None else None
-        if path is not None and path.exists():
-            part = np.array(load_array(path, shape=(stop - start, None), kind="f"))
-        else:
-            batches = range(start, stop, batch_size)
-            part = _encode(encoder, dataset, batches, stop, transform, device)
-            if path is not None:
-                save_array(path, part)
-        parts.append(part)
-        bar.update(stop - start)
+    with closing(ahead(lambda batch: read(*batch), batches)) as images:
+        for (start, stop), path, needed in zip(bounds, paths, missing, strict=True):
+            if path is not None and not needed:
+                part = np.array(load_array(path, shape=(stop - start, None), kind="f"))
+            else:
+                some = islice(images, math.ceil((stop - start) / batch_size))
+                part = _encode(encoder, some, None if native else transform, device)
+                if path is not None:
+                    save_array(path, part)
+            parts.append(part)
+            bar.update(stop - start)
     bar.close()
     return np.concatenate(parts)
+
+
+def ahead(load: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
+    """``load`` each item in turn, one ahead of the caller, in a thread."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting = [pool.submit(load, item) for item in items[:1]]
+        for item in items[1:]:
+            waiting.append(pool.submit(load, item))
+            yield waiting.pop(0).result()
+        for last in waiting:
+            yield last.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
 def _encode(
     encoder: nn.Module,
-    dataset: ImageDataset,
-    starts: range,
-    stop: int,
-    transform: str,
+    batches: Iterable[Tensor],
+    transform: str | None,
     device: torch.device | str,
 ) -> np.ndarray:
+    """Features of batches of images, normalised first if there is a transform."""
     parts = []
-    for start in starts:
-        end = min(start + starts.step, stop)
-        if getattr(encoder, "sees_native", False):
-            images = dataset.native(start, end).to(device)
-        else:
-            images = normalize(dataset.for_networks(start, end).to(device), transform)
-            images = images.contiguous(memory_format=torch.channels_last)
-        parts.append(encoder(images).float().cpu().numpy())
-    return np.concatenate(parts)
+    for images in batches:
+        images = images.to(device)
+        if transform is not None:
+            images = normalize(images, transform).contiguous(memory_format=torch.channels_last)
+        parts.append(encoder(images).float())
+    # One wait for the device a shard.
+    features: np.ndarray = torch.cat(parts).cpu().numpy()
+    return features
 
 
 def _prepare(shards: Path, source: dict[str, Any], count: int) -> None:

@@ -305,7 +305,9 @@ class Run:
         log.warning("%s differs from what was computed here; kept as %s", path.name, kept.name)
 
 
-def start(cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str) -> Run:
+def start(
+    cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str, save: bool = True
+) -> Run:
     """Begin a run: device, RUN_DIR with ``config.yaml`` and ``run.log``, record.
 
     Parameters
@@ -316,6 +318,8 @@ def start(cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str) -> Ru
         As given to :func:`usl.config.parse`.
     script : str
         ``__file__`` of the script.
+    save : bool
+        False: as with SKIP_SAVE, write nothing.
 
     Raises
     ------
@@ -329,7 +333,7 @@ def start(cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str) -> Ru
     command = f"cd {path.parent.name} && python {shlex.join([path.name, *words])}"
     if place != path.parent:
         command = f"cd {shlex.quote(str(place))} && python {shlex.join([str(path), *words])}"
-    folder = Path(cfg.RUN_DIR) if not cfg.SKIP_SAVE and is_first() else None
+    folder = Path(cfg.RUN_DIR) if save and not cfg.SKIP_SAVE and is_first() else None
     if folder is not None:
         try:
             if folder.exists() and not cfg.SAVE_DIR_EXIST_OK:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from usl.data.transforms import check_transform
 from usl.distributed import is_first
 from usl.errors import InputError
 from usl.features import extract
-from usl.models.encoders import ARCHITECTURES, load_encoder, pixels_encoder
+from usl.models.encoders import ARCHITECTURES, load_backbone, load_encoder, pixels_encoder
+from usl.models.resnet_cifar import CifarResNet
 from usl.report.page import Table
 from usl.report.selection import SeedResult, feature_map, write_selection_report
 from usl.report.training import write_training_report
@@ -84,9 +86,7 @@ def build_encoder(model: CfgNode, transform: str, train: ImageDataset) -> Encode
         made_from = {"architecture": "pixels", "mean_of": train.fingerprint()}
         return Encoder(pixels_encoder(train), made_from, transform)
     check_transform(transform)
-    if not model.PRETRAIN_PATH:
-        raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
-    path = find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
+    path = pretrained_path(model)
     network = load_encoder(
         path,
         model.ARCH,
@@ -312,16 +312,19 @@ def finish(
     facts: dict[str, Any],
     images: ImageDataset | None = None,
     points: Points | None = None,
-    density: Neighbors | None = None,
+    shade: torch.Tensor | None = None,
     table: Table | None = None,
 ) -> None:
-    """Write ``report.html``, print where it is, and close the run."""
+    """Write ``report.html``, print where it is, and close the run.
+
+    With ``points`` and ``shade`` (N,), a density or a confidence, the report has a map.
+    """
     if run.folder is not None:
         path = run.folder / "report.html"
         with run.timed("report"):
             layout = None
-            if points is not None and density is not None:
-                layout = feature_map(points.host.numpy(), density.density.numpy(), results)
+            if points is not None and shade is not None:
+                layout = feature_map(points.host.numpy(), shade.numpy(), results)
         write_selection_report(
             path,
             results,
@@ -354,14 +357,26 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
         ema=ema,
         save_every=cfg.CHECKPOINT_STEPS,
         evaluate_every=cfg.EVALUATE_EVERY,
-        seed=cfg.SEED,
+        seed=cfg.get("SEED", 0),
     )
 
 
+def check_sgd(optimizer: CfgNode) -> None:
+    """Raise InputError unless the OPTIMIZER settings are possible ones of SGD."""
+    if optimizer.get("NAME", "SGD") != "SGD":
+        raise InputError(f"unknown OPTIMIZER.NAME {optimizer.NAME!r}; choose SGD")
+    for name in ("MOMENTUM", "WEIGHT_DECAY"):
+        if not 0 <= optimizer[name] < math.inf:
+            raise InputError(f"OPTIMIZER.{name} is {optimizer[name]}; choose 0 or more")
+    if optimizer.NESTEROV and not optimizer.MOMENTUM:
+        raise InputError("OPTIMIZER.NESTEROV needs a MOMENTUM; set one above 0, or NESTEROV False")
+
+
 def sgd(network: nn.Module, optimizer: CfgNode) -> torch.optim.Optimizer:
-    """SGD as the OPTIMIZER settings describe it."""
+    """SGD of the parameters that are to be trained, as the OPTIMIZER settings describe it."""
+    check_sgd(optimizer)
     return torch.optim.SGD(
-        network.parameters(),
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=optimizer.LR,
         momentum=optimizer.MOMENTUM,
         nesterov=optimizer.NESTEROV,
@@ -378,7 +393,7 @@ def training_settings(cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
     """What must be the same for an interrupted training to go on: all that changes the weights."""
     settings = as_dict(cfg)
     for key in FREE_SETTINGS:
-        settings.pop(key)
+        settings.pop(key, None)
     settings["DATASET"].pop("ROOT_DIR")
     settings["DATALOADER"].pop("WORKERS")
     # An input is known by its content, wherever it lies.
@@ -405,3 +420,20 @@ def finish_training(run: Run, metrics: pd.DataFrame, *, title: str, facts: dict[
         )
         print(f"report: {path}", flush=True)
     run.finish()
+
+
+def pretrained_path(model: CfgNode) -> Path:
+    """The checkpoint of MODEL.PRETRAIN_PATH, wherever it is looked for."""
+    if not model.PRETRAIN_PATH:
+        raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
+    return find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
+
+
+def load_backbone_of(model: CfgNode) -> CifarResNet:
+    """The pretrained network of the MODEL settings, without its heads."""
+    return load_backbone(
+        pretrained_path(model),
+        model.ARCH,
+        backbone_dim=model.BACKBONE_DIM,
+        trust=model.TRUST_CHECKPOINT,
+    )

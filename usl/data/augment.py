@@ -7,7 +7,7 @@ that of MoCo v2 (Chen et al., arXiv 2003.04297).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ class Draws:
     factors: Tensor
     sigma: Tensor
 
+    def to(self, device: torch.device | str) -> Draws:
+        """The same parameters on another device."""
+        return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
 
 @dataclass(frozen=True)
 class MocoChain:
@@ -89,7 +93,14 @@ class MocoChain:
             raise InputError(f"crops of {self.scale} of the area; choose 0 < low ≤ high ≤ 1")
 
     def draw(
-        self, images: Tensor, height: int, width: int, *, seed: int, epoch: int, view: int
+        self,
+        images: Tensor,
+        height: int | Tensor,
+        width: int | Tensor,
+        *,
+        seed: int,
+        epoch: int,
+        view: int,
     ) -> Draws:
         """Draw the parameters of one view of each image.
 
@@ -97,8 +108,8 @@ class MocoChain:
         ----------
         images : Tensor (n,), int64
             Indices; the draws depend on them, and on seed, epoch and view.
-        height, width : int
-            Of the images, in pixels.
+        height, width : int, or Tensor (n,), int64
+            Of the images, in pixels; tensors where not all have the same size.
         seed, epoch, view : int
         """
         u = uniform(images, _NUMBERS, seed=seed, epoch=epoch, view=view)
@@ -147,20 +158,24 @@ class MocoChain:
         return augment_pil.apply(images, draws, self.size)
 
 
-def _crops(scale: tuple[float, float], u: Tensor, height: int, width: int) -> Tensor:
+def _crops(
+    scale: tuple[float, float], u: Tensor, height: int | Tensor, width: int | Tensor
+) -> Tensor:
     """Boxes drawn as torchvision draws them: the first of ten tries that fits, else the middle."""
-    area = height * width * (scale[0] + u[..., 0] * (scale[1] - scale[0]))
+    height, width = (torch.as_tensor(x, device=u.device).expand(len(u)) for x in (height, width))
+    area = (height * width)[:, None] * (scale[0] + u[..., 0] * (scale[1] - scale[0]))
     limit = torch.log(torch.tensor(4.0 / 3.0))
     ratio = torch.exp((2 * u[..., 1] - 1) * limit)
     w = torch.round(torch.sqrt(area * ratio)).long()
     h = torch.round(torch.sqrt(area / ratio)).long()
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
     # argmax gives the first True; where there is none, the fall-back is taken instead.
     first = fits.int().argmax(dim=1, keepdim=True)
     w, h = (x.gather(1, first)[:, 0] for x in (w, h))
     top, left = (u[..., i].gather(1, first)[:, 0] for i in (2, 3))
     none = ~fits.any(dim=1)
-    w_all, h_all = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    w_all = torch.minimum(width, (height.double() * 4 / 3).round().long())
+    h_all = torch.minimum(height, (width.double() * 4 / 3).round().long())
     w, h = torch.where(none, w_all, w), torch.where(none, h_all, h)
     top = torch.where(none, (height - h) // 2, (top * (height - h + 1)).long())
     left = torch.where(none, (width - w) // 2, (left * (width - w + 1)).long())

@@ -1,4 +1,4 @@
-"""The image data sets, each by its name, held in memory as bytes."""
+"""The image data sets, each by its name: held in memory as bytes, or folders of files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usl.artifacts import fingerprint
+from usl.data.folder import FolderDataset, open_folder
 from usl.errors import InputError
 
 # Where Debian's package dataset-fashion-mnist puts its files.
@@ -97,24 +98,47 @@ class ImageDataset:
             images = F.pad(images, [(32 - side) // 2] * 4)
         return images
 
+    def mean(self) -> Tensor:
+        """The mean of the images as they are, (C, H, W), float32, from sums in float64."""
+        mean = self.images.mean(axis=0, dtype=np.float64) / self.white
+        return torch.from_numpy(mean).permute(2, 0, 1).float()
+
+    def picture(self, index: int) -> np.ndarray:
+        """One image for people: (H, W, C), uint8 up to 255."""
+        picture: np.ndarray = self.images[index].astype(np.uint16) * 255 // self.white
+        return picture.astype(np.uint8)
+
     def fingerprint(self) -> str:
         """SHA-256 of the images; labels do not matter to a selection."""
         return fingerprint(self.images)
 
 
-def open_dataset(name: str, root: str | Path, split: str = "train") -> ImageDataset:
+AnyDataset = ImageDataset | FolderDataset
+
+
+def open_dataset(
+    name: str,
+    root: str | Path,
+    split: str = "train",
+    *,
+    side: int = 224,
+    workers: int | None = None,
+) -> AnyDataset:
     """Open a data set, downloading it where it is missing and its home can be reached.
 
     Parameters
     ----------
-    name : {"cifar10", "cifar100", "fashion-mnist", "digits"}
+    name : {"cifar10", "cifar100", "fashion-mnist", "digits", "imagenet", "imagenet100", "folder"}
     root : path
         Folder of the data; torchvision's layout. digits come with scikit-learn.
     split : {"train", "test"}
+    side, workers : int
+        For folders of files, see :func:`usl.data.folder.open_folder`; the other data sets have a
+        size of their own and need no workers.
 
     Returns
     -------
-    ImageDataset
+    ImageDataset, or FolderDataset for the last three
 
     Raises
     ------
@@ -123,7 +147,8 @@ def open_dataset(name: str, root: str | Path, split: str = "train") -> ImageData
     """
     if name not in DATASETS:
         raise InputError(f"unknown DATASET.NAME {name!r}; choose one of {', '.join(DATASETS)}")
-    return DATASETS[name](Path(root), split)
+    options = {"side": side, "workers": workers} if name in FOLDERS else {}
+    return DATASETS[name](Path(root), split, **options)
 
 
 @dataclass(frozen=True)
@@ -216,11 +241,13 @@ def _digits(root: Path, split: str) -> ImageDataset:
     return ImageDataset("digits", split, images, labels, tuple("0123456789"), white=16)
 
 
-DATASETS: dict[str, Callable[[Path, str], ImageDataset]] = {
+FOLDERS = ("imagenet", "imagenet100", "folder")
+DATASETS: dict[str, Callable[..., AnyDataset]] = {
     "cifar10": partial(_cifar, _CIFAR10),
     "cifar100": partial(_cifar, _CIFAR100),
     "fashion-mnist": _fashion_mnist,
     "digits": _digits,
+    **{name: partial(open_folder, name) for name in FOLDERS},
 }
 
 

@@ -10,6 +10,7 @@ from usl.errors import InputError
 _CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 _CLD = (_CIFAR10_MEAN, (0.2023, 0.1994, 0.2010))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # Mean and standard deviation of each channel, by TRANSFORM_NAME. CLD-cifar100 has CIFAR-10's
 # values because its released encoder was trained with them. The last two are those of the
@@ -21,6 +22,8 @@ NORMALIZATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "SCAN-cifar100": _CIFAR100,
     "FixMatch-cifar10": (_CIFAR10_MEAN, (0.2471, 0.2435, 0.2616)),
     "FixMatch-cifar100": _CIFAR100,
+    "imagenet": _IMAGENET,
+    "imagenet100": _IMAGENET,
     "fashion-mnist": ((0.2190,) * 3, (0.3318,) * 3),
     "digits": ((0.3054,) * 3, (0.3755,) * 3),
 }

@@ -6,31 +6,39 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from usl.artifacts import replacing
 from usl.checkpoints import load_weights, read_checkpoint, weights_in
-from usl.data.datasets import ImageDataset
+from usl.data.datasets import AnyDataset
 from usl.errors import InputError
 from usl.models.resnet_cifar import (
+    CifarResNet,
     CldEncoder,
     CldNetwork,
     PretextEncoder,
     UsltEncoder,
     small_resnet,
 )
+from usl.models.resnet_imagenet import MocoEncoder, PretextImageNet
 
 NETWORKS = ("ResNet18", "SmallResNet")
-ARCHITECTURES = (*NETWORKS, "pixels")
+# What follows the backbone in the layouts that are read.
+HEADS = ("linear.", "groupDis.", "contrastive_head.", "cluster_head.")
+ARCHITECTURES = (*NETWORKS, "resnet50", "pixels")
 
 # A weight that tells a layout, its encoder, and the heads it does without.
-LAYOUTS: tuple[tuple[str, type[nn.Module], tuple[str, ...]], ...] = (
+Layout = tuple[str, type[nn.Module], tuple[str, ...]]
+LAYOUTS: tuple[Layout, ...] = (
     ("contrastive_head.0.weight", PretextEncoder, ()),
     ("cluster_head.0.weight", UsltEncoder, ("cluster_head.",)),
     ("linear.weight", CldEncoder, ("groupDis.",)),
+)
+IMAGENET_LAYOUTS: tuple[Layout, ...] = (
+    ("contrastive_head.0.weight", PretextImageNet, ()),
+    ("fc.0.weight", MocoEncoder, ()),
 )
 
 
@@ -55,10 +63,9 @@ class Pixels(nn.Module):
         return F.normalize((x - self.mean).flatten(1))
 
 
-def pixels_encoder(train: ImageDataset) -> Pixels:
-    """The ``pixels`` encoder of a data set, from its training images; the mean is in float64."""
-    mean = train.images.mean(axis=0, dtype=np.float64) / train.white
-    return Pixels(torch.from_numpy(mean).permute(2, 0, 1).float()).eval()
+def pixels_encoder(train: AnyDataset) -> Pixels:
+    """The ``pixels`` encoder of a data set, from its training images."""
+    return Pixels(train.mean()).eval()
 
 
 class Backbone(nn.Module):
@@ -88,16 +95,18 @@ def load_encoder(
 ) -> nn.Module:
     """Load a network with the head that makes features, from any released layout.
 
-    CLD: normalised linear output. SCAN pretext: normalised contrastive head. USL-T: backbone.
+    CLD: normalised linear output. SCAN pretext: normalised contrastive head. USL-T: backbone, and
+    on ImageNet, where that is a pretext encoder, normalised contrastive head. MoCo v2: normalised
+    head ``fc``.
 
     Parameters
     ----------
     path : Path
         Checkpoint. The sizes of a small ResNet are read from its weights.
-    arch : {"ResNet18", "SmallResNet"}
+    arch : {"ResNet18", "SmallResNet", "resnet50"}
     output : {"head", "backbone"}
         Which features: the head's, as in the paper, or those before it, see :class:`Backbone`.
-        USL-T checkpoints have the backbone's only, of any length.
+        USL-T checkpoints of CIFAR have the backbone's only, of any length.
     backbone_dim : int, optional
         Width that the caller expects before the head.
     trust : bool
@@ -106,7 +115,8 @@ def load_encoder(
     Returns
     -------
     nn.Module
-        In eval mode; (n, 3, 32, 32) normalised images to (n, D) features.
+        In eval mode; (n, 3, 32, 32) normalised images, for ``resnet50`` of any size, to (n, D)
+        features.
 
     Raises
     ------
@@ -115,14 +125,26 @@ def load_encoder(
     """
     if output not in ("head", "backbone"):
         raise InputError(f"unknown MODEL.FEATURES {output!r}; choose head or backbone")
-    weights = weights_in(read_checkpoint(path, trust=trust))
-    # A checkpoint of no known layout is compared with the last, CLD's.
-    _, layout, heads = next((row for row in LAYOUTS if row[0] in weights), LAYOUTS[-1])
+    weights = _unwrapped(weights_in(read_checkpoint(path, trust=trust)))
+    layouts = IMAGENET_LAYOUTS if arch == "resnet50" else LAYOUTS
+    # A checkpoint of no known layout is compared with the last: CLD's, or MoCo's.
+    _, layout, heads = next((row for row in layouts if row[0] in weights), layouts[-1])
     encoder = layout(**sizes_in(weights)) if arch == "SmallResNet" else layout()
     load_weights(encoder, weights, dropped=heads, where=str(path))
     if backbone_dim not in (None, encoder.dim):
         raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, {arch} has {encoder.dim}")
     return (Backbone(encoder) if output == "backbone" else encoder).eval()
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the pretext encoder inside a USL-T checkpoint of ImageNet; others as is."""
+    if "backbone.backbone.conv1.weight" not in weights:
+        return weights
+    return {
+        name.removeprefix("backbone."): value
+        for name, value in weights.items()
+        if not name.startswith("cluster_head.")
+    }
 
 
 def sizes_in(weights: dict[str, Tensor]) -> dict[str, int]:
@@ -165,3 +187,30 @@ def save_encoder(path: Path, network: nn.Module, *, cld: bool, half: bool = Fals
     content = {"model": {f"module.{k}": v for k, v in weights.items()}} if cld else weights
     with replacing(path) as file:
         torch.save(content, file)
+
+
+def load_backbone(
+    path: Path, arch: str, *, backbone_dim: int | None = None, trust: bool = False
+) -> CifarResNet:
+    """Load the network of a checkpoint of any layout (CLD, SCAN pretext, USL-T), without heads.
+
+    Parameters
+    ----------
+    path, backbone_dim, trust
+        As for :func:`load_encoder`.
+    arch : {"ResNet18", "SmallResNet"}
+
+    Raises
+    ------
+    InputError
+        An unknown architecture; a checkpoint that is unreadable or of another network.
+    """
+    if arch not in NETWORKS:
+        raise InputError(f"unknown MODEL.ARCH {arch!r}; choose one of {', '.join(NETWORKS)}")
+    weights = _unwrapped(weights_in(read_checkpoint(path, trust=trust)))
+    weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
+    backbone = CifarResNet(**(sizes_in(weights) if arch == "SmallResNet" else {}))
+    load_weights(backbone, weights, dropped=HEADS, where=str(path))
+    if backbone_dim not in (None, backbone.dim):
+        raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, {arch} has {backbone.dim}")
+    return backbone

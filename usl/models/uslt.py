@@ -90,14 +90,12 @@ class UsltNetwork(nn.Module):
 def load_heads(path: Path, *, trust: bool = False) -> nn.ModuleList:
     """The clustering heads of a USL-T checkpoint, linear or cosine, in eval mode.
 
-    The weight average is taken where the training kept one.
-
     Raises
     ------
     InputError
         Unreadable, without heads, or with heads that do not fit together.
     """
-    weights = uslt_weights(read_checkpoint(path, trust=trust))
+    weights = weights_in(read_checkpoint(path, trust=trust))
     heads = {k: v for k, v in weights.items() if k.startswith("cluster_head.")}
     first = heads.get("cluster_head.0.weight")
     if first is None or first.ndim != 2:
@@ -112,9 +110,3 @@ def load_heads(path: Path, *, trust: bool = False) -> nn.ModuleList:
     holder.cluster_head = nn.ModuleList([layer(dim, clusters) for _ in range(count)])
     load_weights(holder, heads, where=str(path))
     return holder.cluster_head.eval()
-
-
-def uslt_weights(checkpoint: dict[str, object]) -> dict[str, Tensor]:
-    """The weights of a USL-T checkpoint: of its weight average if it has one."""
-    average = checkpoint.get("ema_model")
-    return weights_in({"model": average} if isinstance(average, dict) else checkpoint)

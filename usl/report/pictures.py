@@ -16,11 +16,16 @@ SEED = 0
 BACKGROUND = 2000
 
 
-def image_uri(image: np.ndarray, white: int = 255) -> str:
-    """A small image (H, W, C), uint8, as a PNG data URI."""
-    pixels = image if white == 255 else (image.astype(np.uint16) * 255 // white).astype(np.uint8)
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+def image_uri(image: np.ndarray) -> str:
+    """A small image (H, W, C), uint8, as a data URI: PNG, or JPEG if it is larger than 64 pixels.
+
+    A PNG of a photograph is several times as long, and a report has hundreds.
+    """
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     buffer = io.BytesIO()
+    if max(picture.size) > 64:
+        picture.save(buffer, "JPEG", quality=85)
+        return _uri(buffer, "image/jpeg")
     picture.save(buffer, "PNG", optimize=True)
     return _uri(buffer, "image/png")
 
@@ -61,13 +66,14 @@ def plane(features: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, places
 
 
-def map_uri(places: np.ndarray, density: np.ndarray, picked: np.ndarray) -> str:
-    """A map of the features as an SVG data URI: grey to blue by density, picks numbered.
+def map_uri(places: np.ndarray, shade: np.ndarray, picked: np.ndarray) -> str:
+    """A map of the features as an SVG data URI: grey to blue by rank of shade, picks numbered.
 
     Parameters
     ----------
     places : ndarray (M, 2)
-    density : ndarray (M,)
+    shade : ndarray (M,)
+        Density, or confidence.
     picked : ndarray, int
         Places of the picks, in the order of their numbers.
     """
@@ -75,7 +81,7 @@ def map_uri(places: np.ndarray, density: np.ndarray, picked: np.ndarray) -> str:
 
     figure = Figure(figsize=(8, 6))
     axes = figure.add_axes((0, 0, 1, 1))
-    ranks = density.argsort().argsort() / max(len(density) - 1, 1)
+    ranks = shade.argsort().argsort() / max(len(shade) - 1, 1)
     x, y = places.T
     axes.scatter(x, y, c=ranks, cmap="Blues", vmin=-0.35, s=9, linewidths=0, rasterized=True)
     few = len(picked) <= 120

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from usl.data.datasets import ImageDataset
+from usl.data.datasets import AnyDataset
 from usl.metrics import class_counts
 from usl.report.page import Table, write_page
 from usl.report.pictures import image_uri, map_uri, plane
@@ -36,7 +36,7 @@ class SeedResult:
     sizes: np.ndarray | None = None
 
 
-def print_picks(result: SeedResult, dataset: ImageDataset | None = None) -> None:
+def print_picks(result: SeedResult, dataset: AnyDataset | None = None) -> None:
     """Print what the original prints for a seed: number, class counts, indices."""
     print(f"seed {result.seed}: {len(result.picks)} picks")
     if dataset is not None and dataset.labels is not None:
@@ -46,7 +46,7 @@ def print_picks(result: SeedResult, dataset: ImageDataset | None = None) -> None
 
 
 def feature_map(
-    features: np.ndarray, density: np.ndarray, results: Sequence[SeedResult]
+    features: np.ndarray, shade: np.ndarray, results: Sequence[SeedResult]
 ) -> list[str]:
     """Maps of the features, (N, D), one for each seed's picks, as data URIs."""
     # A map of more picks than this would show nothing, and take long to lay out.
@@ -54,7 +54,7 @@ def feature_map(
     rows, places = plane(features, shown)
     where = {int(row): i for i, row in enumerate(rows)}
     return [
-        map_uri(places, density[rows], np.array([where[p] for p in r.picks.tolist() if p in where]))
+        map_uri(places, shade[rows], np.array([where[p] for p in r.picks.tolist() if p in where]))
         for r in results
     ]
 
@@ -67,7 +67,7 @@ def write_selection_report(
     facts: dict[str, Any],
     command: str,
     timings: dict[str, float],
-    dataset: ImageDataset | None = None,
+    dataset: AnyDataset | None = None,
     maps: Sequence[str] | None = None,
     table: Table | None = None,
 ) -> None:
@@ -113,21 +113,21 @@ def write_selection_report(
     )
 
 
-def _tiles(result: SeedResult, dataset: ImageDataset | None) -> list[dict[str, Any]]:
+def _tiles(result: SeedResult, dataset: AnyDataset | None) -> list[dict[str, Any]]:
     if dataset is None:
         return []
     tiles = []
     for number, index in enumerate(result.picks[:PICTURES].tolist(), start=1):
         label = None if dataset.labels is None else dataset.classes[dataset.labels[index]]
         size = None if result.sizes is None else int(result.sizes[number - 1])
-        picture = image_uri(dataset.images[index], dataset.white)
+        picture = image_uri(dataset.picture(index))
         tiles.append(
             {"number": number, "index": index, "label": label, "size": size, "picture": picture}
         )
     return tiles
 
 
-def _counts(result: SeedResult, dataset: ImageDataset | None) -> list[int] | None:
+def _counts(result: SeedResult, dataset: AnyDataset | None) -> list[int] | None:
     if dataset is None or dataset.labels is None:
         return None
     counts: list[int] = class_counts(dataset.labels, result.picks, len(dataset.classes)).tolist()

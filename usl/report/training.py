@@ -19,6 +19,7 @@ def write_training_report(
     facts: dict[str, Any],
     command: str,
     timings: dict[str, float],
+    table: Table | None = None,
 ) -> None:
     """Write ``report.html`` of a training.
 
@@ -30,6 +31,8 @@ def write_training_report(
         ``name/part`` share one picture.
     title, facts, command, timings
         See :func:`usl.report.page.write_page`.
+    table : Table, optional
+        Results; by default the last numbers of the metrics.
     """
     curves: dict[str, list[str]] = {}
     for name in metrics.columns:
@@ -46,7 +49,7 @@ def write_training_report(
         facts=facts | {"Epochs": int(metrics["epoch"].max())},
         command=command,
         timings=timings,
-        table=Table(["", "last"], last),
+        table=table or Table(["", "last"], last),
         curves=[
             {
                 "title": title.replace("_", " "),

@@ -31,14 +31,18 @@ def confident(logits: Tensor, *, head: int, mean_of_heads: bool) -> tuple[Tensor
     InputError
         There is no such head.
     """
-    heads = logits.shape[1]
-    if not 0 <= head < heads:
-        raise InputError(f"USLT.HEAD_IN_USE is {head}; the checkpoint has heads 0 to {heads - 1}")
+    check_head(head, logits.shape[1])
     top = logits.double().softmax(dim=2).amax(dim=2)
     # argmax of torch may return any of equal maxima; ties go to the lowest index here.
     highest = logits[:, head] == logits[:, head].amax(dim=1, keepdim=True)
     clusters = highest.int().argmax(dim=1)
     return clusters, top.mean(dim=1) if mean_of_heads else top[:, head]
+
+
+def check_head(head: int, heads: int) -> None:
+    """Raise InputError unless there is such a head."""
+    if not 0 <= head < heads:
+        raise InputError(f"USLT.HEAD_IN_USE is {head}; the checkpoint has heads 0 to {heads - 1}")
 
 
 def best_of_clusters(

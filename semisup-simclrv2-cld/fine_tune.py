@@ -1,0 +1,91 @@
+"""Train a linear layer on the few labelled images and test it: SimCLRv2-CLD, or SimCLR.
+
+    cd semisup-simclrv2-cld && python fine_tune.py --cfg configs/cifar10_usl-t_finetune.yaml
+
+The labels are those of FINETUNE.LABELED_INDICES_PATH: a .npy of indices, a .csv with Index, or with
+Index,Label for answers of your own, a published list such as released/cifar10_usl-t.csv, or slice1.
+Trains once for each of FINETUNE.SEEDS. Writes RUN_DIR/results.csv, one row a training, report.html,
+and for every seed seed<seed>/checkpoint.pth, from which a killed run goes on, and metrics.csv.
+The last line it prints is the accuracy on the test images.
+"""
+
+import copy
+
+import torch
+
+from usl import distributed, evaluation, steps
+from usl.config import finetune_defaults, parse
+from usl.data.datasets import open_dataset
+from usl.data.views import Views
+from usl.models.classifier import Classifier
+from usl.run import choose_device, cli, start
+from usl.training.loop import fit
+from usl.training.supervised import Tester, supervised_step
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage."""
+    cfg = parse(finetune_defaults(), argv, script=__file__, doc=__doc__)
+    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    transform, batch_size = cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
+    chain = evaluation.training_chain(transform, cfg.AUGMENT)
+    pretrained = steps.load_backbone_of(cfg.MODEL)
+    trials = evaluation.finetune_trials(cfg, train)
+
+    with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        for trial in trials:
+            trial.plan.check(trial.images)
+        run = start(cfg, argv, script=__file__)
+        run.note(dataset=train.name, size=len(train), images=train.fingerprint())
+
+        outcomes = []
+        for trial in trials:
+            evaluation.say_remarks(trial.labelled)
+            # 1. A fresh linear layer on the pretrained network, which stays as it is but for the
+            #    statistics of batch norm.
+            torch.manual_seed(trial.seed)
+            backbone = copy.deepcopy(pretrained)
+            network = Classifier(backbone, len(train.classes), cld=cfg.MODEL.USE_CLD)
+            if cfg.FINETUNE.FREEZE_BACKBONE:
+                network.freeze_backbone()
+            network = network.to(device, memory_format=torch.channels_last)
+
+            # 2. Cross-entropy on the labelled images, again and again, each time another view.
+            backend = cfg.AUGMENT.BACKEND
+            views = Views(train, transform, seed=trial.seed, device=device, backend=backend)
+            tester = Tester(test, transform, batch_size=batch_size, device=device)
+            with run.timed(f"training and tests, seed {trial.seed}"):
+                trained = fit(
+                    network,
+                    supervised_step(views, chain, trial.labelled),
+                    steps.sgd(network, cfg.OPTIMIZER),
+                    trial.plan,
+                    images=trial.images,
+                    device=device,
+                    folder=trial.folder(run),
+                    settings=trial.settings(cfg, train),
+                    resume=cfg.RESUME == "auto",
+                    evaluate=tester,
+                )
+
+            # 3. How many of the test images does it get right?
+            by_class = tester.by_class(trained.network)
+            seconds = evaluation.training_seconds(trained.metrics, batch_size)
+            outcomes.append(
+                evaluation.Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds)
+            )
+            evaluation.save_outcomes(run, train.name, outcomes)
+
+        # 4. Mean and spread over the seeds.
+        evaluation.finish_evaluation(
+            run,
+            outcomes,
+            classes=train.classes,
+            title=f"What {len(trials[0].labelled)} labels of {train.name} are worth",
+            facts={"Data set": train.name, "Network": cfg.MODEL.ARCH, "CLD": cfg.MODEL.USE_CLD},
+        )
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,71 @@
+"""Train the selector USL-T on CIFAR-10, CIFAR-100, Fashion-MNIST or digits.
+
+    cd usl-t_pretraining && python usl-t-cifar-pretrain.py --cfg configs/cifar10_usl-t_pretrain.yaml
+
+A pretrained network gets three heads, whose outputs become clusters, one for every image that can
+be labelled. Writes RUN_DIR/checkpoint.pth, from which selective_labeling/usl-t-cifar.py selects and
+a killed run goes on, metrics.csv and report.html. Labels, where there are any, are only compared
+with. Many GPUs or processes: torchrun --nproc-per-node 2 usl-t-cifar-pretrain.py --cfg ….
+"""
+
+import torch
+
+from usl import distributed, steps, uslt_steps
+from usl.config import parse, uslt_pretrain_defaults
+from usl.data.datasets import open_dataset
+from usl.data.strong import ScanChain
+from usl.data.transforms import NORMALIZATION
+from usl.data.views import Views
+from usl.models.uslt import UsltNetwork, new_heads
+from usl.run import choose_device, cli, start
+from usl.training.uslt import Watch
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage."""
+    cfg = parse(uslt_pretrain_defaults(), argv, script=__file__, doc=__doc__)
+    uslt_steps.check_options(cfg)
+    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
+    plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
+    backbone = steps.load_backbone_of(cfg.MODEL)
+    neighbors = uslt_steps.neighbors_of(cfg, len(train))
+
+    with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        plan.check(len(train))
+        # 1. The pretrained backbone, and three linear heads of one output a label.
+        torch.manual_seed(cfg.SEED)
+        heads = new_heads(backbone.dim, uslt.NUM_SELECTED_SAMPLES, cosine=False)
+        network = UsltNetwork(backbone, heads, frozen=uslt.UPDATE_HEAD_ONLY)
+        network = network.to(device, memory_format=torch.channels_last)
+
+        # 2. Standard views as they are; strong ones with SCAN's augmentation and a cut-out, which
+        #    is 0 once normalised.
+        views = Views(train, transform, seed=cfg.SEED, device=device, backend=cfg.AUGMENT.BACKEND)
+        chain = ScanChain(flip=cfg.AUGMENT.FLIP, fill=NORMALIZATION[transform][0])
+        run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
+        run.note(dataset=train.name, size=len(train))
+
+        # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
+        look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
+        with run.timed("training"):
+            trained = uslt_steps.train_heads(
+                cfg, plan, network, views, chain, neighbors, train,
+                Watch(test, transform, **look), reassign=False,
+            )  # fmt: skip
+
+        # 4. How the images to choose from are clustered.
+        with run.timed("evaluation"):
+            found = Watch(train, transform, **look)(trained.network)
+            uslt_steps.print_heads("training images", found)
+        steps.finish_training(
+            run,
+            trained.metrics,
+            title=f"A selector of {uslt.NUM_SELECTED_SAMPLES} of {len(train):,} images",
+            facts={"Data set": train.name, "Images": len(train), "Network": cfg.MODEL.ARCH},
+        )
+
+
+if __name__ == "__main__":
+    cli(main)

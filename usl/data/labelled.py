@@ -1,0 +1,191 @@
+"""Labelled images: lists of indices, perhaps with a person's answers, from files or drawn."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from usl.artifacts import fingerprint, load_array
+from usl.data.datasets import AnyDataset
+from usl.errors import InputError
+from usl.selection.baselines import stratified_picks
+
+# Items that an error lists before it counts the rest.
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Training images whose labels are known.
+
+    Attributes
+    ----------
+    name : str
+        The file, or ``slice<seed>`` of a draw.
+    indices : Tensor (B,), int64
+        Of the data set's training images; each once.
+    labels : Tensor (B,), int64
+        Classes, from 0.
+    remarks : tuple of str
+        What a person should know, such as the classes without a label.
+    """
+
+    name: str
+    indices: Tensor
+    labels: Tensor
+    remarks: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def counts(self, classes: int) -> list[int]:
+        """How many images each class has."""
+        return torch.bincount(self.labels, minlength=classes).tolist()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of indices and labels, in their order."""
+        both = fingerprint(self.indices.numpy()) + fingerprint(self.labels.numpy())
+        return hashlib.sha256(both.encode()).hexdigest()
+
+
+def read_labelled(path: Path, images: AnyDataset) -> Labelled:
+    """Read a list of labelled training images.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npy``: indices, (B,) integers. ``.csv``: a column ``Index``; with a column ``Label`` its
+        answers, numbers or names of classes, replace the data set's. Other columns are not read.
+    images : ImageDataset or FolderDataset
+        The training images. They need labels of their own only for a list without.
+
+    Returns
+    -------
+    Labelled
+
+    Raises
+    ------
+    InputError
+        Unreadable, empty, without the column, an index that is no image's or comes twice, a label
+        that is no class, or no label at all.
+    """
+    if path.suffix == ".npy":
+        advice = "give a list of indices, such as selected_indices_40_1.npy"
+        array = load_array(path, shape=(None,), kind="iu", advice=advice)
+        return _labelled(path, array.tolist(), None, images)
+    if path.suffix != ".csv":
+        raise InputError(f"{path} is neither .npy nor .csv; give a list of one of these kinds")
+    head, rows = _read_csv(path)
+    if "Index" not in head:
+        found = f", only {', '.join(head)}" if head else ""
+        raise InputError(f"{path} has no column Index{found}; add it")
+    indices = []
+    for line, row in rows:
+        try:
+            indices.append(int(row["Index"]))
+        except ValueError:
+            raise InputError(
+                f"{path}, line {line}: the index {row['Index']!r} is no whole number; correct it"
+            ) from None
+    answers = None
+    if "Label" in head:
+        answers = _classes_of([(line, row["Label"]) for line, row in rows], images.classes, path)
+    return _labelled(path, indices, answers, images)
+
+
+def draw_labelled(images: AnyDataset, budget: int, *, seed: int) -> Labelled:
+    """Draw the same number of labelled images from each class, by ``seed``: ``slice<seed>``.
+
+    See :func:`usl.selection.baselines.stratified_picks`. Needs the labels of all images, so it is
+    no selection that a person could make.
+
+    Raises
+    ------
+    InputError
+        A budget out of range, or images without labels.
+    """
+    name = f"slice{seed}"
+    if images.labels is None:
+        raise InputError(f"{name} draws by class, and {images.name} has no labels; give a list")
+    indices = stratified_picks(torch.from_numpy(images.labels), budget, seed=seed)
+    return _remarked(Labelled(name, indices, torch.from_numpy(images.labels)[indices]), images)
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Names of the columns, and rows with the numbers of their lines; all texts, without spaces."""
+    try:
+        # Spreadsheets begin their files with a mark, which utf-8-sig takes off.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            head = [name.strip() for name in next(lines, [])]
+            rows = [
+                (
+                    lines.line_num,
+                    dict(zip_longest(head, map(str.strip, row[: len(head)]), fillvalue="")),
+                )
+                for row in lines
+                if any(row)
+            ]
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {path}: {reason}; give a csv with a column Index") from None
+    return head, rows
+
+
+def _labelled(
+    path: Path, indices: list[int], answers: list[int] | None, images: AnyDataset
+) -> Labelled:
+    """Check what was read."""
+    if not indices:
+        raise InputError(f"{path} lists no image; give at least one index")
+    wrong = [index for index in indices if not 0 <= index < len(images)]
+    if wrong:
+        raise InputError(
+            f"{path} has the index {_some(wrong)}, and {images.name} has the images 0 to "
+            f"{len(images) - 1}; give a list of this data set"
+        )
+    twice = [index for index, count in Counter(indices).items() if count > 1]
+    if twice:
+        raise InputError(f"{path} has the index {_some(twice)} more than once; keep each once")
+    chosen = torch.tensor(indices, dtype=torch.int64)
+    if answers is not None:
+        labels = torch.tensor(answers, dtype=torch.int64)
+    elif images.labels is not None:
+        labels = torch.from_numpy(images.labels)[chosen]
+    else:
+        raise InputError(f"{path} has no labels and {images.name} has none; add a column Label")
+    return _remarked(Labelled(str(path), chosen, labels), images)
+
+
+def _remarked(labelled: Labelled, images: AnyDataset) -> Labelled:
+    """Remark which classes have no label: what is trained on the list never answers with them."""
+    counts = labelled.counts(len(images.classes))
+    missing = tuple(name for name, n in zip(images.classes, counts, strict=True) if not n)
+    if not missing:
+        return labelled
+    return replace(labelled, remarks=(f"no image is labelled {_some(missing)}",))
+
+
+def _classes_of(answers: list[tuple[int, str]], classes: tuple[str, ...], path: Path) -> list[int]:
+    """Numbers of the classes that answers, each with its line, name; names go before numbers."""
+    numbers = {str(number): number for number in range(len(classes))}
+    known = numbers | {name: number for number, name in enumerate(classes)}
+    for line, answer in answers:
+        if answer not in known:
+            raise InputError(
+                f"{path}, line {line}: the label {answer!r} is no class; give 0 to "
+                f"{len(classes) - 1} or a name: {_some(classes)}"
+            )
+    return [known[answer] for _, answer in answers]
+
+
+def _some(items: list[int] | tuple[str, ...]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(map(str, items[:SHOWN])) + more

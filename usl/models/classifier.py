@@ -1,0 +1,41 @@
+"""A backbone and a linear layer that tells classes apart."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from usl.models.resnet_cifar import CifarResNet, NormLinear
+
+
+class Classifier(nn.Module):
+    """A backbone and a fresh linear layer: (n, 3, 32, 32) to logits (n, classes).
+
+    Parameters
+    ----------
+    backbone : CifarResNet
+        Images to features, (n, dim). It becomes part of the classifier.
+    classes : int
+    cld : bool
+        The logits are those of the CLD network: the output of a linear layer whose columns have
+        length 1, itself scaled to length 1. Else plain ones.
+    """
+
+    def __init__(self, backbone: CifarResNet, classes: int, *, cld: bool = False) -> None:
+        super().__init__()
+        self.backbone, self.cld = backbone, cld
+        self.linear: nn.Module = nn.Linear(backbone.dim, classes)
+        if cld:
+            self.linear = NormLinear(backbone.dim, classes)
+            # Columns are used at length 1; the longer they are, the slower SGD turns them. The
+            # original's start at length 1, and its learning rate is meant for that.
+            self.linear.weight.data = F.normalize(self.linear.weight.data, dim=0)
+
+    def freeze_backbone(self) -> None:
+        """Let gradients reach the linear layer only; running statistics still move in training."""
+        self.backbone.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (n, classes)."""
+        logits: Tensor = self.linear(self.backbone(x))
+        return F.normalize(logits) if self.cld else logits

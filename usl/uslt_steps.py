@@ -1,0 +1,190 @@
+"""The steps of USL-T's two stages, which the CIFAR and the ImageNet scripts share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from usl import steps
+from usl.checkpoints import load_weights, read_checkpoint, weights_in
+from usl.config import CfgNode, as_dict
+from usl.data.datasets import ImageDataset
+from usl.data.views import Chain, Views
+from usl.distributed import is_first
+from usl.errors import InputError
+from usl.metrics import majority_accuracy
+from usl.models.uslt import HEADS, UsltNetwork, load_heads
+from usl.run import Run
+from usl.selection.usl import check_budget
+from usl.selection.uslt import check_head, pseudo_labels
+from usl.steps import pretrained_path, read_neighbors, training_folder, training_settings
+from usl.training.loop import CHECKPOINT, Plan, Trained, fit
+from usl.training.uslt import Reassignment, Watch, Weights, reassigning, uslt_step
+from usl.training.uslt_losses import GlobalCriterion, GlobalOptions, LocalCriterion
+
+# Rows of features whose logits are computed at once.
+BLOCK = 1 << 14
+
+
+def neighbors_of(cfg: CfgNode, images: int) -> torch.Tensor:
+    """The neighbours that training draws from, (N, 1 + NUM_NEIGHBORS), int64."""
+    uslt = cfg.USLT_PRETRAIN
+    if not uslt.TOPK_NEIGHBORS_PATH:
+        raise InputError(
+            "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH is empty; give what mine-neighbors.py wrote"
+        )
+    return read_neighbors(
+        uslt.TOPK_NEIGHBORS_PATH,
+        "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH",
+        images=images,
+        count=uslt.NUM_NEIGHBORS,
+    )
+
+
+def check_options(cfg: CfgNode) -> None:
+    """Raise InputError where USLT_PRETRAIN or the optimizer is impossible."""
+    uslt = cfg.USLT_PRETRAIN
+    if cfg.OPTIMIZER.NAME != "Adam":
+        raise InputError(f"OPTIMIZER.NAME is {cfg.OPTIMIZER.NAME!r}; USL-T trains with Adam")
+    if not uslt.SHARPEN_TEMPERATURE > 0:
+        raise InputError(
+            f"USLT_PRETRAIN.SHARPEN_TEMPERATURE is {uslt.SHARPEN_TEMPERATURE}; choose above 0"
+        )
+    if not 0 <= uslt.CONFIDENCE_THRESHOLD < 1:
+        raise InputError(
+            f"USLT_PRETRAIN.CONFIDENCE_THRESHOLD is {uslt.CONFIDENCE_THRESHOLD}; "
+            "choose 0 to below 1"
+        )
+    if uslt.GLOBAL_START_EPOCH > uslt.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH:
+        raise InputError(
+            "USLT_PRETRAIN.GLOBAL_START_EPOCH comes after TURN_OFF_LOCAL_LOSS_AFTER_EPOCH, so some "
+            "epochs have no loss; choose an earlier one"
+        )
+
+
+def train_heads(
+    cfg: CfgNode,
+    plan: Plan,
+    network: UsltNetwork,
+    views: Views,
+    chain: Chain,
+    neighbors: torch.Tensor,
+    train: ImageDataset,
+    watch: Watch,
+    *,
+    reassign: bool,
+) -> Trained:
+    """Train with both losses; ``checkpoint.pth`` and ``metrics.csv`` are written as it goes.
+
+    With EVAL_ONLY nothing is trained: the checkpoint is loaded and looked at.
+    """
+    uslt = cfg.USLT_PRETRAIN
+    if cfg.EVAL_ONLY:
+        path = Path(cfg.RUN_DIR) / CHECKPOINT
+        load_weights(network, weights_in(read_checkpoint(path)), where=str(path))
+        return Trained(network.eval(), pd.DataFrame([{"epoch": 0} | watch(network)]))
+    clusters = uslt.NUM_SELECTED_SAMPLES
+    local = LocalCriterion(
+        HEADS, clusters, adjustment=uslt.ADJUSTMENT_WEIGHT, temperature=uslt.SHARPEN_TEMPERATURE
+    ).to(views.device)
+    options = GlobalOptions(
+        uslt.CONFIDENCE_THRESHOLD, uslt.REWEIGHT, uslt.REWEIGHT_RENORM, uslt.MEAN_OUTSIDE_MASK
+    )
+    whole = GlobalCriterion(HEADS, clusters, options, images=len(train) if reassign else 0)
+    whole = whole.to(views.device)
+    weights = Weights(
+        uslt.LOCAL_LOSS_SCALE, uslt.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH, uslt.GLOBAL_START_EPOCH
+    )
+    reassignment = Reassignment(
+        uslt.REASSIGN_AFTER_STEPS, uslt.COUNT_EMA_MIN_TH, uslt.COUNT_EMA_MAX_TH
+    )
+    return fit(
+        network,
+        uslt_step(views, chain, neighbors, local, whole, weights, seed=cfg.SEED),
+        torch.optim.Adam(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=cfg.OPTIMIZER.LR,
+            weight_decay=cfg.OPTIMIZER.WEIGHT_DECAY,
+        ),
+        plan,
+        images=len(train),
+        device=views.device,
+        folder=training_folder(cfg),
+        settings=training_settings(cfg, train),
+        resume=cfg.RESUME == "auto",
+        evaluate=watch,
+        after_step=reassigning(network, whole, reassignment, seed=cfg.SEED) if reassign else None,
+        extras={"criterion_local": local, "criterion_global": whole, "val_predictions": watch},
+    )
+
+
+def print_heads(title: str, found: dict[str, float]) -> None:
+    """Print diagnostics, a line a head."""
+    if not is_first():
+        return
+    heads = sorted({name.partition("/")[2] for name in found})
+    for head in heads:
+        numbers = {k.partition("/")[0]: v for k, v in found.items() if k.endswith(f"/{head}")}
+        text = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+        print(f"{title}, head {head}: {text}", flush=True)
+
+
+def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
+    """The heads of MODEL.PRETRAIN_PATH, and the budget.
+
+    Raises
+    ------
+    InputError
+        No heads, another number of clusters than USLT.NUM_CLUSTERS, no such head, or a budget that
+        is out of range.
+    """
+    uslt, path = cfg.USLT, pretrained_path(cfg.MODEL)
+    heads = load_heads(path, trust=cfg.MODEL.TRUST_CHECKPOINT)
+    clusters = len(heads[0].get_parameter("weight"))
+    if uslt.NUM_CLUSTERS not in (0, clusters):
+        raise InputError(
+            f"USLT.NUM_CLUSTERS is {uslt.NUM_CLUSTERS}, and {path} has {clusters}; "
+            "0 takes the checkpoint's"
+        )
+    check_head(uslt.HEAD_IN_USE, len(heads))
+    budget = uslt.NUM_SELECTED_SAMPLES or clusters
+    check_budget(budget, images)
+    return heads, budget
+
+
+@torch.inference_mode()
+def logits_of(heads: nn.ModuleList, features: np.ndarray) -> torch.Tensor:
+    """Logits of every head for saved features (N, D), (N, H, C), float32, block by block."""
+    rows = torch.from_numpy(features).float()
+    blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
+    return torch.cat([torch.stack([head(block) for head in heads], dim=1) for block in blocks])
+
+
+def save_picks(run: Run, cfg: CfgNode, picks: torch.Tensor) -> None:
+    """Write ``selected_indices_<budget>_<head>.npy``."""
+    source = {"features": run.facts["features"], "uslt": as_dict(cfg.USLT)}
+    steps.save_picks(
+        run, picks.numpy(), budget=len(picks), seed=cfg.USLT.HEAD_IN_USE, source=source
+    )
+
+
+def print_worth(
+    head: int, clusters: torch.Tensor, picks: torch.Tensor, labels: np.ndarray | None
+) -> None:
+    """Print how right a head's clusters would be with majority labels, and with their picks' ones.
+
+    Nothing without labels, (N,). Images of clusters without a pick count as wrong.
+    """
+    if labels is None:
+        return
+    known = torch.from_numpy(labels)
+    given = pseudo_labels(
+        clusters, torch.zeros(len(clusters)), picks, known[picks], count=len(known)
+    )
+    by_pick = 100 * float((given == known).double().mean())
+    majority = majority_accuracy(clusters.numpy(), labels)
+    print(f"head {head}: accuracy by majority label {majority:.1f}, by the pick's {by_pick:.1f}")
