@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint
 
 demo: .venv/ready
+	cd selfsup-simclr-cld && ../$(BIN)/python pretrain.py --cfg configs/digits_simclr.yaml
 	cd selective_labeling && ../$(BIN)/python usl-cifar.py --cfg configs/digits_usl.yaml
 	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/digits_compare.yaml
 

@@ -6,7 +6,8 @@ For every budget and seed: random picks, stratified ones (the same number from e
 needs all labels), k-means centres, the densest image of each cluster, and USL. A logistic
 regression on the features of the picks is scored on the test images. Prints mean and standard
 deviation over the seeds, and what the features are worth with all labels known (weighted 20-NN);
-writes results.csv, one row a run, and report.html.
+writes results.csv, one row a run, report.html, and every selection as
+lists/<budget>/<dataset>_<selector>_seed<seed>.csv, which fine_tune.py and FixMatch take.
 """
 
 import pandas as pd
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
                 ).indices,
                 "USL": chosen.indices,
             }
+            selections |= steps.listed_picks(cfg.COMPARE.LIST, train, budget=budget, seed=seed)
+            steps.save_lists(run, train.name, selections, budget=budget, seed=seed)
             # 3. What they are worth.
             for selector, picks in selections.items():
                 labels = train.labels[picks]

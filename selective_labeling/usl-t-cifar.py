@@ -10,7 +10,6 @@ import torch
 
 from usl import steps, uslt_steps
 from usl.config import parse, uslt_defaults
-from usl.data.datasets import open_dataset
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.points import Points
@@ -20,7 +19,7 @@ from usl.selection.uslt import best_of_clusters, confident
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(uslt_defaults(), argv, script=__file__, doc=__doc__)
-    images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+    images = steps.open_images(cfg, "train")
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
     heads, budget = uslt_steps.heads_of(cfg, len(images))
     run = start(cfg, argv, script=__file__)
@@ -43,19 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     print_picks(result, images)
 
     # 4. Show them.
-    steps.finish(
-        run,
-        [result],
-        title=f"{budget} of {len(images):,} images worth labelling",
-        facts={
-            "Data set": images.name,
-            "Selector": "USL-T",
-            "Live clusters": f"{int((sizes > 0).sum())} of {len(sizes)}",
-        },
-        images=images,
-        points=Points(features, run.device),
-        shade=confidence,
-    )
+    points = Points(features, run.device)
+    uslt_steps.finish_selection(run, result, images, points, confidence, sizes)
 
 
 if __name__ == "__main__":

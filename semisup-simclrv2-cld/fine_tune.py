@@ -15,7 +15,6 @@ import torch
 
 from usl import distributed, evaluation, steps
 from usl.config import finetune_defaults, parse
-from usl.data.datasets import open_dataset
 from usl.data.views import Views
 from usl.models.classifier import Classifier
 from usl.run import choose_device, cli, start
@@ -26,18 +25,18 @@ from usl.training.supervised import Tester, supervised_step
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(finetune_defaults(), argv, script=__file__, doc=__doc__)
-    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
-    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    train, test = evaluation.train_and_test(cfg)
     transform, batch_size = cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
     chain = evaluation.training_chain(transform, cfg.AUGMENT)
-    pretrained = steps.load_backbone_of(cfg.MODEL)
+    pretrained, encoder = steps.load_backbone_of(cfg.MODEL)
     trials = evaluation.finetune_trials(cfg, train)
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         for trial in trials:
             trial.plan.check(trial.images)
+        views = Views(train, transform, seed=0, device=device, backend=cfg.AUGMENT.BACKEND)
         run = start(cfg, argv, script=__file__)
-        run.note(dataset=train.name, size=len(train), images=train.fingerprint())
+        run.note(dataset=train.name, images=train.fingerprint(), encoder=encoder)
 
         outcomes = []
         for trial in trials:
@@ -52,13 +51,11 @@ def main(argv: list[str] | None = None) -> None:
             network = network.to(device, memory_format=torch.channels_last)
 
             # 2. Cross-entropy on the labelled images, again and again, each time another view.
-            backend = cfg.AUGMENT.BACKEND
-            views = Views(train, transform, seed=trial.seed, device=device, backend=backend)
             tester = Tester(test, transform, batch_size=batch_size, device=device)
             with run.timed(f"training and tests, seed {trial.seed}"):
                 trained = fit(
                     network,
-                    supervised_step(views, chain, trial.labelled),
+                    supervised_step(views.reseeded(trial.seed), chain, trial.labelled),
                     steps.sgd(network, cfg.OPTIMIZER),
                     trial.plan,
                     images=trial.images,
@@ -70,11 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 )
 
             # 3. How many of the test images does it get right?
-            by_class = tester.by_class(trained.network)
-            seconds = evaluation.training_seconds(trained.metrics, batch_size)
-            outcomes.append(
-                evaluation.Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds)
-            )
+            outcomes.append(evaluation.outcome_of(trial, trained, tester))
             evaluation.save_outcomes(run, train.name, outcomes)
 
         # 4. Mean and spread over the seeds.

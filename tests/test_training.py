@@ -319,7 +319,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         ({"batch_size": 4, "accumulate": 3}, "a batch of 4 cannot be cut into 3 parts"),
         ({"batch_size": 4, "accumulate": 4}, "cannot be cut into 4 parts of at least 2"),
         ({"epochs": 0}, "0 epochs and 0 steps"),
-        ({"schedule": "zigzag"}, "unknown schedule 'zigzag'"),
+        ({"schedule": "zigzag"}, "unknown SCHEDULE 'zigzag'"),
         ({"precision": "int4"}, "unknown precision 'int4'; choose one of float32"),
         ({"ema": 1.0}, "an EMA decay of 1.0"),
         ({"lr": 0.0}, "OPTIMIZER.LR is 0.0"),

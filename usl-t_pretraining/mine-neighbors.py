@@ -10,7 +10,6 @@ import numpy as np
 
 from usl import steps
 from usl.config import mine_defaults, parse
-from usl.data.datasets import open_dataset
 from usl.errors import InputError
 from usl.run import Expected, cli, start
 from usl.selection.neighbors import check_backend, find_neighbors, itself_first
@@ -26,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         given = steps.read_features(cfg.FEATURES.PATH, normalize=cfg.FEATURES.NORMALIZE)
         size = len(given)
     else:
-        images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+        images = steps.open_images(cfg, "train")
         size = len(images)
         encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
     if not 1 <= count < size:

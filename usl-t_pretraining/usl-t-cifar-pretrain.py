@@ -12,10 +12,8 @@ import torch
 
 from usl import distributed, steps, uslt_steps
 from usl.config import parse, uslt_pretrain_defaults
-from usl.data.datasets import open_dataset
 from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION
-from usl.data.views import Views
 from usl.models.uslt import UsltNetwork, new_heads
 from usl.run import choose_device, cli, start
 from usl.training.uslt import Watch
@@ -25,11 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(uslt_pretrain_defaults(), argv, script=__file__, doc=__doc__)
     uslt_steps.check_options(cfg)
-    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
-    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    train, test = (steps.open_images(cfg, split) for split in ("train", "test"))
     uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
-    backbone = steps.load_backbone_of(cfg.MODEL)
+    backbone, encoder = steps.load_backbone_of(cfg.MODEL)
     neighbors = uslt_steps.neighbors_of(cfg, len(train))
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
@@ -42,10 +39,10 @@ def main(argv: list[str] | None = None) -> None:
 
         # 2. Standard views as they are; strong ones with SCAN's augmentation and a cut-out, which
         #    is 0 once normalised.
-        views = Views(train, transform, seed=cfg.SEED, device=device, backend=cfg.AUGMENT.BACKEND)
+        views = steps.views_of(cfg, train, device=device)
         chain = ScanChain(flip=cfg.AUGMENT.FLIP, fill=NORMALIZATION[transform][0])
         run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
-        run.note(dataset=train.name, size=len(train))
+        run.note(dataset=train.name, size=len(train), encoder=encoder)
 
         # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
         look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
@@ -56,14 +53,8 @@ def main(argv: list[str] | None = None) -> None:
             )  # fmt: skip
 
         # 4. How the images to choose from are clustered.
-        with run.timed("evaluation"):
-            found = Watch(train, transform, **look)(trained.network)
-            uslt_steps.print_heads("training images", found)
-        steps.finish_training(
-            run,
-            trained.metrics,
-            title=f"A selector of {uslt.NUM_SELECTED_SAMPLES} of {len(train):,} images",
-            facts={"Data set": train.name, "Images": len(train), "Network": cfg.MODEL.ARCH},
+        uslt_steps.finish_training(
+            run, trained, Watch(train, transform, **look), clusters=uslt.NUM_SELECTED_SAMPLES
         )
 
 

@@ -37,10 +37,12 @@ PATH_KEYS = (
     "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH",
     "USLT.LABELS_PATH",
     "FINETUNE.LABELED_INDICES_PATH",
+    "FIXMATCH.LABELED_INDICES_PATH",
+    "COMPARE.LIST",
 )
 # Lists of labelled images. The published ones are meant by released/NAME, wherever that stands;
 # slice1, slice2, … are no files but draws of as many images from each class.
-LIST_KEYS = ("FINETUNE.LABELED_INDICES_PATH",)
+LIST_KEYS = ("FINETUNE.LABELED_INDICES_PATH", "FIXMATCH.LABELED_INDICES_PATH")
 SLICE = re.compile(r"slice(\d+|\{seed\})")
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, in quotes"}
 
@@ -82,10 +84,17 @@ def _add_images(c: CfgNode) -> CfgNode:
     c.DATASET.TRANSFORM_NAME = ""
     c.DATALOADER = CfgNode()
     c.DATALOADER.BATCH_SIZE = 128
-    # Accepted for configs of the original: these data sets stay in memory and need no workers.
+    # Threads that decode image files; data sets that stay in memory need none.
     c.DATALOADER.WORKERS = 2
     c.MODEL = CfgNode()
     c.MODEL.ARCH = "ResNet18"
+    return c
+
+
+def _add_images_in_files(c: CfgNode) -> CfgNode:
+    # Also imagenet, imagenet100 or folder: files below ROOT_DIR/train and ROOT_DIR/val. Side of
+    # what networks see, in pixels, after a resize to 256 / 224 of it.
+    c.DATASET.IMAGE_SIZE = 224
     return c
 
 
@@ -153,7 +162,7 @@ def features_defaults() -> CfgNode:
 
 def mine_defaults() -> CfgNode:
     """Settings of ``mine-neighbors.py``."""
-    c = _image_defaults()
+    c = _add_images_in_files(_image_defaults())
     # Features to use instead of those of MODEL: a .npy file, (images, dimensions).
     c.FEATURES = CfgNode()
     c.FEATURES.PATH = ""
@@ -182,6 +191,8 @@ def compare_defaults() -> CfgNode:
     c.COMPARE = CfgNode()
     # Budgets to compare at; USL.NUM_SELECTED_SAMPLES is not used.
     c.COMPARE.BUDGETS = [40]
+    # Picks from elsewhere to compare too, .npy or .csv; {budget} and {seed} stand for each.
+    c.COMPARE.LIST = ""
     return c
 
 
@@ -310,12 +321,7 @@ def uslt_pretrain_defaults() -> CfgNode:
 
 def uslt_imagenet_pretrain_defaults() -> CfgNode:
     """Settings of ``usl-t-imagenet-pretrain.py``."""
-    return _add_folder(uslt_pretrain_defaults())
-
-
-def _add_folder(c: CfgNode) -> CfgNode:
-    # Side of the images in pixels, after a resize to 256 / 224 of it.
-    c.DATASET.IMAGE_SIZE = 224
+    c = _add_images_in_files(uslt_pretrain_defaults())
     # Decoded images to keep in memory.
     c.DATALOADER.CACHE_GB = 8.0
     return c
@@ -343,7 +349,7 @@ def uslt_defaults() -> CfgNode:
 
 def uslt_imagenet_defaults() -> CfgNode:
     """Settings of ``usl-t-imagenet.py``."""
-    c = _add_folder(uslt_defaults())
+    c = _add_images_in_files(uslt_defaults())
     # A CSV of the answers, Index,Label, where the data set has no labels or others are wanted.
     c.USLT.LABELS_PATH = ""
     c.KNN = CfgNode()
@@ -371,18 +377,69 @@ def finetune_defaults() -> CfgNode:
     c.OPTIMIZER.NESTEROV = True
     c.OPTIMIZER.WEIGHT_DECAY = 1e-4
     c.FINETUNE = CfgNode()
-    # Which images are labelled: .npy of indices; .csv with Index, or with Index,Label, whose labels
-    # replace the data set's; a published list, released/NAME.csv; or slice1, slice2, … to draw as
-    # many from each class. {seed} stands for each of SEEDS.
-    c.FINETUNE.LABELED_INDICES_PATH = ""
-    # How many a slice has.
-    c.FINETUNE.NUM_LABELED = 40
+    _add_labels(c.FINETUNE)
     # Train the linear layer only; the running statistics of batch norm still move.
     c.FINETUNE.FREEZE_BACKBONE = True
     # How often an epoch visits each labelled image; more often where that fills no batch.
     c.FINETUNE.REPEAT_DATA = 100
+    return c
+
+
+def _add_labels(c: CfgNode) -> None:
+    # Which images are labelled: .npy of indices; .csv with Index, or with Index,Label, whose labels
+    # replace the data set's; a published list, released/NAME.csv; or slice1, slice2, … to draw as
+    # many from each class. {seed} stands for each of SEEDS.
+    c.LABELED_INDICES_PATH = ""
+    # How many a slice has.
+    c.NUM_LABELED = 40
     # One training for each.
-    c.FINETUNE.SEEDS = [0]
+    c.SEEDS = [0]
+
+
+def fixmatch_defaults() -> CfgNode:
+    """Settings of ``train.py``, FixMatch on CIFAR picks."""
+    c = _add_training(_add_images(_run_defaults()))
+    # FIXMATCH.SEEDS instead; a part of a batch would be a batch of its own; and there is no epoch
+    # but what lies between two tests.
+    for key in ("SEED", "ACCUMULATE", "EPOCHS", "EVALUATE_EVERY", "WARMUP_EPOCHS"):
+        del c[key]
+    # Labelled images of a step.
+    c.DATALOADER.BATCH_SIZE = 64
+    # WideResNet, of DEPTH 28 and WIDTH 2 or others; ResNet18, or SmallResNet of DEPTH and WIDTH,
+    # which can start from a self-supervised checkpoint of any layout.
+    c.MODEL.ARCH = "WideResNet"
+    c.MODEL.DEPTH = 28
+    c.MODEL.WIDTH = 2
+    c.MODEL.PRETRAIN_PATH = ""
+    # Load a checkpoint that holds more than tensors. It can then run any code: only your own files.
+    c.MODEL.TRUST_CHECKPOINT = False
+    c.STEPS = 2**20
+    c.SCHEDULE = "fixmatch"
+    c.EMA_DECAY = 0.999
+    # SGD; no decay for biases and batch norm.
+    c.OPTIMIZER.LR = 0.03
+    c.OPTIMIZER.MOMENTUM = 0.9
+    c.OPTIMIZER.NESTEROV = True
+    c.OPTIMIZER.WEIGHT_DECAY = 5e-4
+    c.AUGMENT = CfgNode()
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    c.AUGMENT.BACKEND = "auto"
+    # Probability of a mirrored view.
+    c.AUGMENT.FLIP = 0.5
+    c.FIXMATCH = CfgNode()
+    _add_labels(c.FIXMATCH)
+    # Unlabelled images for each labelled one; those with a probability of at least THRESHOLD count.
+    c.FIXMATCH.MU = 7
+    c.FIXMATCH.THRESHOLD = 0.95
+    c.FIXMATCH.TEMPERATURE = 1.0
+    # Weight of the unlabelled loss; 0 trains on the labels alone.
+    c.FIXMATCH.LAMBDA_U = 1.0
+    # Steps between tests, each with a checkpoint.
+    c.FIXMATCH.EVAL_STEPS = 1024
+    # Stop after so many steps, with the schedule of STEPS; 0: after STEPS.
+    c.FIXMATCH.EARLY_STOP = 0
+    # torch.compile: a minute at the start, faster steps after it.
+    c.FIXMATCH.COMPILE = False
     return c
 
 
@@ -398,6 +455,7 @@ STAGES: dict[str, Callable[[], CfgNode]] = {
     "usl-t-cifar.py": uslt_defaults,
     "usl-t-imagenet.py": uslt_imagenet_defaults,
     "fine_tune.py": finetune_defaults,
+    "train.py": fixmatch_defaults,
 }
 
 
@@ -541,8 +599,12 @@ def find_input(path: str, what: str, *, advice: str = "") -> Path:
         if folder.name == "pretrained":
             root, rest = folder.parent, given.relative_to(folder)
             root = root.parent if root.name in STAGE_FOLDERS else root
-            places += [root / stage / "pretrained" / rest for stage in STAGE_FOLDERS]
-            places.append(root / rest)
+            # The original calls one folder by two names.
+            for same in dict.fromkeys(
+                [rest, Path(str(rest).replace("pretext_", "pretrained_kNN_"))]
+            ):
+                places += [root / stage / "pretrained" / same for stage in STAGE_FOLDERS]
+                places.append(root / same)
     for place in places:
         if _is_file(place):
             return place

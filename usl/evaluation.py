@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from usl.config import SLICE, STAGE_FOLDERS, CfgNode, find_input
 from usl.data.augment import MocoChain
-from usl.data.datasets import AnyDataset, ImageDataset
+from usl.data.datasets import AnyDataset, ImageDataset, open_dataset
 from usl.data.labelled import Labelled, draw_labelled, read_labelled
 from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION, check_transform
 from usl.data.views import Chain
 from usl.distributed import is_first
 from usl.errors import InputError
+from usl.models.classifier import Classifier
+from usl.models.encoders import NETWORKS, load_backbone
+from usl.models.resnet_cifar import CifarResNet, small_resnet
+from usl.models.wideresnet import WideResNet
 from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run, log
-from usl.steps import check_seeds, check_sgd, plan_of, training_folder, training_settings
-from usl.training.loop import Plan
+from usl.steps import (
+    check_seeds,
+    check_sgd,
+    plan_of,
+    pretrained_path,
+    training_folder,
+    training_settings,
+)
+from usl.training.loop import Plan, Trained
+from usl.training.supervised import Tester
 
 SELECTION = "selective_labeling"
 # The script that leaves its picks in a folder of this name, after that of the data set.
 MAKERS = {"usl": "usl-cifar.py", "usl-t": "usl-t-cifar.py", "random": "random-cifar.py"}
+
+
+def train_and_test(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
+    """The training and test images of the DATASET settings.
+
+    Raises
+    ------
+    InputError
+        They do not stay in memory, which the views of 32×32 images need.
+    """
+    opened = []
+    for split in ("train", "test"):
+        images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, split)
+        if not isinstance(images, ImageDataset):
+            raise InputError(
+                f"DATASET.NAME is {cfg.DATASET.NAME!r}, whose images are files; choose cifar10, "
+                "cifar100, fashion-mnist or digits"
+            )
+        opened.append(images)
+    return opened[0], opened[1]
 
 
 def read_labels(name: str, key: str, images: AnyDataset, *, seed: int, budget: int) -> Labelled:
@@ -151,19 +185,14 @@ class Trial:
     seed : int
     labelled : Labelled
     plan : Plan
-    repeats : int
-        How often an epoch visits each labelled image.
+    images : int
+        Views that an epoch has, before its incomplete last batch is dropped.
     """
 
     seed: int
     labelled: Labelled
     plan: Plan
-    repeats: int
-
-    @property
-    def images(self) -> int:
-        """Views that an epoch has, before its incomplete last batch is dropped."""
-        return self.repeats * len(self.labelled)
+    images: int
 
     def folder(self, run: Run) -> Path | None:
         """RUN_DIR/seed<seed>, for the checkpoint and the metrics; None with SKIP_SAVE."""
@@ -178,8 +207,9 @@ class Trial:
     def settings(self, cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
         """What must be the same for an interrupted training to go on."""
         settings = training_settings(cfg, images)
+        section = settings["FIXMATCH"] if "FIXMATCH" in settings else settings["FINETUNE"]
         for key in ("LABELED_INDICES_PATH", "NUM_LABELED", "SEEDS"):
-            settings["FINETUNE"].pop(key)
+            section.pop(key)
         return settings | {"labelled": self.labelled.fingerprint()}
 
 
@@ -202,7 +232,47 @@ def finetune_trials(cfg: CfgNode, images: ImageDataset) -> list[Trial]:
         enough = -(-cfg.DATALOADER.BATCH_SIZE // len(labelled))
         repeats = max(cfg.FINETUNE.REPEAT_DATA, enough)
         plan = replace(plan_of(cfg, repeats * len(labelled)), seed=seed)
-        trials.append(Trial(seed, labelled, plan, repeats))
+        trials.append(Trial(seed, labelled, plan, repeats * len(labelled)))
+    return trials
+
+
+def fixmatch_trials(cfg: CfgNode, images: ImageDataset) -> list[Trial]:
+    """The trainings that the FIXMATCH settings describe, one for each seed; all are checked."""
+    fixmatch = cfg.FIXMATCH
+    check_seeds(fixmatch.SEEDS, "FIXMATCH.SEEDS")
+    check_sgd(cfg.OPTIMIZER)
+    if fixmatch.EVAL_STEPS < 1 or cfg.STEPS < 1:
+        raise InputError(
+            f"STEPS is {cfg.STEPS} and FIXMATCH.EVAL_STEPS {fixmatch.EVAL_STEPS}; choose at least 1"
+        )
+    if fixmatch.EARLY_STOP < 0:
+        raise InputError(
+            f"FIXMATCH.EARLY_STOP is {fixmatch.EARLY_STOP}; choose 0, for none, or more"
+        )
+    batch = cfg.DATALOADER.BATCH_SIZE * fixmatch.MU
+    trials = []
+    for seed in fixmatch.SEEDS:
+        labelled = read_labels(
+            fixmatch.LABELED_INDICES_PATH,
+            "FIXMATCH.LABELED_INDICES_PATH",
+            images,
+            seed=seed,
+            budget=fixmatch.NUM_LABELED,
+        )
+        plan = Plan(
+            epochs=0,
+            steps=cfg.STEPS,
+            stop=fixmatch.EARLY_STOP,
+            batch_size=batch,
+            lr=cfg.OPTIMIZER.LR,
+            schedule=cfg.SCHEDULE,
+            precision=cfg.PRECISION,
+            ema=cfg.EMA_DECAY,
+            save_every=cfg.CHECKPOINT_STEPS,
+            seed=seed,
+        )
+        # An epoch is what lies between two tests.
+        trials.append(Trial(seed, labelled, plan, fixmatch.EVAL_STEPS * batch))
     return trials
 
 
@@ -238,6 +308,40 @@ def training_seconds(metrics: pd.DataFrame, batch_size: int) -> float:
     """Seconds of training without tests, from its rates: also of a run that was resumed."""
     steps = metrics["step"].diff().fillna(metrics["step"])
     return float((steps * batch_size / metrics["images_per_second"]).sum())
+
+
+def outcome_of(trial: Trial, trained: Trained, tester: Tester) -> Outcome:
+    """What a training has come to."""
+    by_class = tester.by_class(trained.network)
+    seconds = training_seconds(trained.metrics, trial.plan.batch_size)
+    return Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds)
+
+
+def fixmatch_network(model: CfgNode, classes: int) -> Callable[[], nn.Module]:
+    """What builds the network of the MODEL settings anew for each seed; checkpoints are read once.
+
+    Raises
+    ------
+    InputError
+        An unknown architecture, sizes that make no network, or a checkpoint that does not fit.
+    """
+    if model.ARCH == "WideResNet":
+        if model.PRETRAIN_PATH:
+            raise InputError(
+                "MODEL.PRETRAIN_PATH is set, and no WideResNet is pretrained; choose ResNet18 or "
+                "SmallResNet"
+            )
+        WideResNet(model.DEPTH, model.WIDTH, classes)
+        return lambda: WideResNet(model.DEPTH, model.WIDTH, classes)
+    if model.ARCH not in NETWORKS:
+        known = ", ".join(("WideResNet", *NETWORKS))
+        raise InputError(f"unknown MODEL.ARCH {model.ARCH!r}; choose one of {known}")
+    if model.PRETRAIN_PATH:
+        trust = model.TRUST_CHECKPOINT
+        pretrained = load_backbone(pretrained_path(model), model.ARCH, trust=trust)
+        return lambda: Classifier(copy.deepcopy(pretrained), classes)
+    sizes = small_resnet(model.WIDTH, model.DEPTH) if model.ARCH == "SmallResNet" else {}
+    return lambda: Classifier(CifarResNet(**sizes), classes)
 
 
 def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:

@@ -168,8 +168,9 @@ class Run:
         save_array(path, array)
 
     def save_text(self, name: str, text: str) -> None:
-        """Save a text, such as a CSV."""
+        """Save a text, such as a CSV, perhaps in a folder of its own."""
         if self.folder is not None:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             save_text(self.folder / name, text)
 
     def print_of(self, name: str) -> str:

@@ -15,9 +15,13 @@ import torch
 from torch import nn
 
 from usl.artifacts import fingerprint, load_array
-from usl.config import CfgNode, as_dict, find_input
-from usl.data.datasets import ImageDataset
+from usl.config import LIST_KEYS, CfgNode, as_dict, find_input
+from usl.data.datasets import AnyDataset, open_dataset
+from usl.data.folder import FolderDataset
+from usl.data.folder_views import FolderViews
+from usl.data.labelled import read_labelled
 from usl.data.transforms import check_transform
+from usl.data.views import ImageViews, Views
 from usl.distributed import is_first
 from usl.errors import InputError
 from usl.features import extract
@@ -70,7 +74,7 @@ class Encoder:
     transform: str
 
 
-def build_encoder(model: CfgNode, transform: str, train: ImageDataset) -> Encoder:
+def build_encoder(model: CfgNode, transform: str, train: AnyDataset) -> Encoder:
     """The encoder that the MODEL settings name.
 
     Raises
@@ -104,7 +108,7 @@ def build_encoder(model: CfgNode, transform: str, train: ImageDataset) -> Encode
 
 
 def image_features(
-    run: Run, encoder: Encoder, images: ImageDataset, *, batch_size: int, name: str = FEATURES
+    run: Run, encoder: Encoder, images: AnyDataset, *, batch_size: int, name: str = FEATURES
 ) -> np.ndarray:
     """Features of every image, (N, D), from the encoder or from RUN_DIR."""
     source = {
@@ -290,6 +294,29 @@ def save_picks(
     run.save(f"selected_indices_{budget}_{seed}.npy", indices, source, by_budget=True)
 
 
+def listed_picks(
+    pattern: str, images: AnyDataset, *, budget: int, seed: int
+) -> dict[str, torch.Tensor]:
+    """Picks that were made elsewhere, (budget,), by the name of their folder; none without any."""
+    if not pattern:
+        return {}
+    path = pattern.replace("{budget}", str(budget)).replace("{seed}", str(seed))
+    listed = read_labelled(find_input(path, "list of picks (COMPARE.LIST)"), images)
+    if len(listed) != budget:
+        raise InputError(f"{path} has {len(listed)} picks, and the budget is {budget}")
+    return {Path(pattern).parent.name.replace("{seed}", "").rstrip("_-"): listed.indices}
+
+
+def save_lists(
+    run: Run, dataset: str, selections: dict[str, torch.Tensor], *, budget: int, seed: int
+) -> None:
+    """Write each selection as a CSV with a column Index, ``lists/<budget>/….csv``."""
+    for selector, picks in selections.items():
+        name = f"{dataset}_{selector.replace(' ', '-')}_seed{seed}.csv"
+        table = pd.DataFrame({"Index": picks.tolist()})
+        run.save_text(f"lists/{budget}/{name}", table.to_csv(index=False))
+
+
 def regularizer_of(reg: CfgNode) -> Regularizer:
     """The regulariser that the USL.REG settings describe."""
     return Regularizer(
@@ -310,7 +337,7 @@ def finish(
     *,
     title: str,
     facts: dict[str, Any],
-    images: ImageDataset | None = None,
+    images: AnyDataset | None = None,
     points: Points | None = None,
     shade: torch.Tensor | None = None,
     table: Table | None = None,
@@ -372,11 +399,21 @@ def check_sgd(optimizer: CfgNode) -> None:
         raise InputError("OPTIMIZER.NESTEROV needs a MOMENTUM; set one above 0, or NESTEROV False")
 
 
-def sgd(network: nn.Module, optimizer: CfgNode) -> torch.optim.Optimizer:
-    """SGD of the parameters that are to be trained, as the OPTIMIZER settings describe it."""
+def sgd(network: nn.Module, optimizer: CfgNode, *, decay_all: bool = True) -> torch.optim.Optimizer:
+    """SGD of the parameters that are to be trained, as the OPTIMIZER settings describe it.
+
+    Without ``decay_all`` biases and batch norm, which have one dimension, do not decay.
+    """
     check_sgd(optimizer)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if not decay_all:
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     return torch.optim.SGD(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        groups,
         lr=optimizer.LR,
         momentum=optimizer.MOMENTUM,
         nesterov=optimizer.NESTEROV,
@@ -389,7 +426,7 @@ def training_folder(cfg: CfgNode) -> Path | None:
     return None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR)
 
 
-def training_settings(cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
+def training_settings(cfg: CfgNode, images: AnyDataset) -> dict[str, Any]:
     """What must be the same for an interrupted training to go on: all that changes the weights."""
     settings = as_dict(cfg)
     for key in FREE_SETTINGS:
@@ -397,10 +434,10 @@ def training_settings(cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
     settings["DATASET"].pop("ROOT_DIR")
     settings["DATALOADER"].pop("WORKERS")
     # An input is known by its content, wherever it lies.
-    for section in ("MODEL", "SIMCLR"):
-        for key, value in settings.get(section, {}).items():
-            if key.endswith("_PATH") and value:
-                settings[section][key] = fingerprint(find_input(value, f"file ({section}.{key})"))
+    for name, section in settings.items():
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if key.endswith("_PATH") and value and f"{name}.{key}" not in LIST_KEYS:
+                section[key] = fingerprint(find_input(value, f"file ({name}.{key})"))
     return settings | {"images": images.fingerprint()}
 
 
@@ -429,11 +466,30 @@ def pretrained_path(model: CfgNode) -> Path:
     return find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
 
 
-def load_backbone_of(model: CfgNode) -> CifarResNet:
-    """The pretrained network of the MODEL settings, without its heads."""
-    return load_backbone(
-        pretrained_path(model),
-        model.ARCH,
-        backbone_dim=model.BACKBONE_DIM,
-        trust=model.TRUST_CHECKPOINT,
+def load_backbone_of(model: CfgNode) -> tuple[CifarResNet, dict[str, str]]:
+    """The pretrained network of the MODEL settings, without its heads, and what it is."""
+    path = pretrained_path(model)
+    backbone = load_backbone(
+        path, model.ARCH, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT
     )
+    return backbone, {"architecture": model.ARCH, "sha256": fingerprint(path)}
+
+
+def open_images(cfg: CfgNode, split: str) -> AnyDataset:
+    """The images of a split of the DATASET settings."""
+    return open_dataset(
+        cfg.DATASET.NAME,
+        cfg.DATASET.ROOT_DIR,
+        split,
+        side=cfg.DATASET.get("IMAGE_SIZE", 224),
+        workers=cfg.DATALOADER.WORKERS,
+    )
+
+
+def views_of(cfg: CfgNode, images: AnyDataset, *, device: torch.device) -> ImageViews:
+    """Views of images in memory, or of those in files."""
+    transform, seed = cfg.DATASET.TRANSFORM_NAME, cfg.SEED
+    if isinstance(images, FolderDataset):
+        cache = int(cfg.DATALOADER.CACHE_GB * 2**30)
+        return FolderViews(images, transform, seed=seed, device=device, cache_bytes=cache)
+    return Views(images, transform, seed=seed, device=device, backend=cfg.AUGMENT.BACKEND)

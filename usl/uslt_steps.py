@@ -10,15 +10,22 @@ import torch
 from torch import nn
 
 from usl import steps
+from usl.artifacts import fingerprint
 from usl.checkpoints import load_weights, read_checkpoint, weights_in
-from usl.config import CfgNode, as_dict
-from usl.data.datasets import ImageDataset
-from usl.data.views import Chain, Views
+from usl.config import CfgNode, as_dict, find_input
+from usl.data.datasets import AnyDataset
+from usl.data.labelled import read_labelled
+from usl.data.splits import index_csvs
+from usl.data.views import Chain, ImageViews
 from usl.distributed import is_first
 from usl.errors import InputError
 from usl.metrics import majority_accuracy
+from usl.models.encoders import load_encoder
+from usl.models.resnet_cifar import Pretext
 from usl.models.uslt import HEADS, UsltNetwork, load_heads
+from usl.report.selection import SeedResult
 from usl.run import Run
+from usl.selection.points import Points
 from usl.selection.usl import check_budget
 from usl.selection.uslt import check_head, pseudo_labels
 from usl.steps import pretrained_path, read_neighbors, training_folder, training_settings
@@ -43,6 +50,17 @@ def neighbors_of(cfg: CfgNode, images: int) -> torch.Tensor:
         images=images,
         count=uslt.NUM_NEIGHBORS,
     )
+
+
+def pretext_of(model: CfgNode) -> tuple[Pretext, dict[str, str]]:
+    """The pretext encoder of the MODEL settings, with its contrastive head, and what it is."""
+    path = pretrained_path(model)
+    encoder = load_encoder(
+        path, model.ARCH, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT
+    )
+    if not isinstance(encoder, Pretext):
+        raise InputError(f"checkpoint {path} has no contrastive head; give a pretext checkpoint")
+    return encoder, {"architecture": model.ARCH, "sha256": fingerprint(path)}
 
 
 def check_options(cfg: CfgNode) -> None:
@@ -70,10 +88,10 @@ def train_heads(
     cfg: CfgNode,
     plan: Plan,
     network: UsltNetwork,
-    views: Views,
+    views: ImageViews,
     chain: Chain,
     neighbors: torch.Tensor,
-    train: ImageDataset,
+    train: AnyDataset,
     watch: Watch,
     *,
     reassign: bool,
@@ -122,15 +140,22 @@ def train_heads(
     )
 
 
-def print_heads(title: str, found: dict[str, float]) -> None:
-    """Print diagnostics, a line a head."""
-    if not is_first():
-        return
-    heads = sorted({name.partition("/")[2] for name in found})
-    for head in heads:
-        numbers = {k.partition("/")[0]: v for k, v in found.items() if k.endswith(f"/{head}")}
-        text = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-        print(f"{title}, head {head}: {text}", flush=True)
+def finish_training(run: Run, trained: Trained, watch: Watch, *, clusters: int) -> None:
+    """Print how the images to choose from are clustered; write the report, and close the run."""
+    with run.timed("evaluation"):
+        found = watch(trained.network)
+    if is_first():
+        for head in sorted({name.partition("/")[2] for name in found}):
+            numbers = {k.partition("/")[0]: v for k, v in found.items() if k.endswith(f"/{head}")}
+            text = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            print(f"training images, head {head}: {text}")
+    images = watch.data
+    steps.finish_training(
+        run,
+        trained.metrics,
+        title=f"A selector of {clusters} of {len(images):,} images",
+        facts={"Data set": images.name, "Images": len(images), "Clusters": clusters},
+    )
 
 
 def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
@@ -188,3 +213,72 @@ def print_worth(
     by_pick = 100 * float((given == known).double().mean())
     majority = majority_accuracy(clusters.numpy(), labels)
     print(f"head {head}: accuracy by majority label {majority:.1f}, by the pick's {by_pick:.1f}")
+
+
+def save_pseudo_labels(
+    run: Run,
+    cfg: CfgNode,
+    images: AnyDataset,
+    clusters: torch.Tensor,
+    spread: torch.Tensor,
+    picks: torch.Tensor,
+) -> None:
+    """Write the CSVs of labelled and of all other images; print how right pseudo-labels are.
+
+    The labels of the picks come from USLT.LABELS_PATH, or else from the data set. Without either,
+    the CSVs have no column Pseudolabel.
+    """
+    known = _answers(cfg.USLT.LABELS_PATH, images, picks)
+    given = None
+    if known is not None:
+        count = cfg.USLT.NUM_PSEUDO_LABELS_PER_CLUSTER
+        given = pseudo_labels(clusters, spread, picks, known, count=count)
+        if images.labels is not None:
+            has = given >= 0
+            right = (given[has] == torch.from_numpy(images.labels)[has]).double().mean()
+            print(f"pseudo-labels: {int(has.sum())}, accuracy {100 * float(right):.1f}")
+    name = cfg.RUN_NAME or "usl-t"
+    if cfg.USLT.HEAD_IN_USE:
+        name += f"_seed{cfg.USLT.HEAD_IN_USE}"
+    labels = None if given is None else given.numpy()
+    for file, text in index_csvs(images, picks.numpy(), name, pseudo_labels=labels).items():
+        run.save_text(file, text)
+
+
+def _answers(path: str, images: AnyDataset, picks: torch.Tensor) -> torch.Tensor | None:
+    """Labels of the picks, (B,): a person's, or the data set's; None if there are none."""
+    if not path:
+        return None if images.labels is None else torch.from_numpy(images.labels)[picks]
+    given = read_labelled(find_input(path, "CSV of answers (USLT.LABELS_PATH)"), images)
+    known = dict(zip(given.indices.tolist(), given.labels.tolist(), strict=True))
+    unanswered = [pick for pick in picks.tolist() if pick not in known]
+    if unanswered:
+        raise InputError(
+            f"{path} has no answer for {len(unanswered)} of the {len(picks)} picks, such as image "
+            f"{unanswered[0]}; label these too"
+        )
+    return torch.tensor([known[pick] for pick in picks.tolist()])
+
+
+def finish_selection(
+    run: Run,
+    result: SeedResult,
+    images: AnyDataset,
+    points: Points,
+    shade: torch.Tensor,
+    sizes: torch.Tensor,
+) -> None:
+    """Write the report of a selection and close the run."""
+    steps.finish(
+        run,
+        [result],
+        title=f"{len(result.picks)} of {len(images):,} images worth labelling",
+        facts={
+            "Data set": images.name,
+            "Selector": "USL-T",
+            "Live clusters": f"{int((sizes > 0).sum())} of {len(sizes)}",
+        },
+        images=images,
+        points=points,
+        shade=shade,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,22 @@ class Chain(Protocol):
 
     def apply_pil(self, images: np.ndarray, draws: Any) -> Tensor:
         """The same with PIL, from (n, H, W, C), uint8."""
+        ...
+
+
+class ImageViews(Protocol):
+    """Views of images in memory, :class:`Views`, or of those in files, ``FolderViews``."""
+
+    device: torch.device
+
+    def __call__(
+        self, chain: Any, images: Tensor, epoch: int, view: int, *, of: Tensor | None = None
+    ) -> Tensor:
+        """One random view of images (n,), (n, 3, H, W)."""
+        ...
+
+    def standard(self, images: Tensor) -> Tensor:
+        """Images (n,) as an encoder sees them, (n, 3, H, W)."""
         ...
 
 
@@ -91,6 +108,12 @@ class Views:
         """Images (n,), int64, as they are."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._normalised(self._chosen(images).float() / self.white)
+
+    def reseeded(self, seed: int) -> Views:
+        """The same images with the draws of another seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def _chosen(self, images: Tensor) -> Tensor:
         return self.images[images.to(self.images.device)]

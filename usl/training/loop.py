@@ -31,6 +31,13 @@ CHECKPOINT = "checkpoint.pth"
 CHECK_EVERY = 20
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# Factor of the learning rate when a share of the steps is done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "fixmatch": lambda done: math.cos(7 * math.pi * done / 16),
+    "constant": lambda done: 1.0,
+}
+
 # (indices of the images of this process (n,), epoch, step) to (loss, numbers to report)
 Step = Callable[[Tensor, int, int], tuple[Tensor, dict[str, Tensor]]]
 
@@ -63,7 +70,10 @@ class Plan:
         Highest learning rate.
     warmup : int
         Steps of linear warm-up.
-    schedule : {"cosine", "constant"}
+    schedule : {"cosine", "fixmatch", "constant"}
+        Half a cosine, down to 0; FixMatch's seven sixteenths of a half-turn; or none.
+    stop : int
+        Steps after which to stop, with the schedule of them all; 0: none.
     accumulate : int
         Parts of a batch, one after the other, to save memory.
     precision : {"float32", "bfloat16", "float16"}
@@ -86,6 +96,7 @@ class Plan:
     accumulate: int = 1
     precision: str = "float32"
     ema: float = 0.0
+    stop: int = 0
     save_every: int = 0
     evaluate_every: int = 1
     seed: int = 0
@@ -99,8 +110,11 @@ class Plan:
             raise InputError(f"a batch of {size} cannot be cut into {parts} parts of at least 2")
         if self.steps < 0 or (self.epochs < 1 and not self.steps):
             raise InputError(f"{self.epochs} epochs and {self.steps} steps; choose at least 1")
-        if self.schedule not in ("cosine", "constant"):
-            raise InputError(f"unknown schedule {self.schedule!r}; choose cosine or constant")
+        if self.schedule not in SCHEDULES:
+            known = ", ".join(SCHEDULES)
+            raise InputError(f"unknown SCHEDULE {self.schedule!r}; choose one of {known}")
+        if self.stop < 0:
+            raise InputError(f"a stop after {self.stop} steps; choose 0, for none, or more")
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise InputError(f"unknown precision {self.precision!r}; choose one of {known}")
@@ -117,10 +131,7 @@ class Plan:
         """What the learning rate is multiplied with at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        if self.schedule == "constant":
-            return 1.0
-        done = (step - self.warmup) / max(1, total - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * done))
+        return SCHEDULES[self.schedule]((step - self.warmup) / max(1, total - self.warmup))
 
 
 @dataclass
@@ -153,6 +164,7 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     after_step: Callable[[int], None] | None = None,
     extras: Mapping[str, Stateful] | None = None,
+    export: Callable[[dict[str, Any], dict[str, float]], None] | None = None,
 ) -> Trained:
     """Train a network.
 
@@ -182,6 +194,8 @@ def fit(
         Called with the number of the step, once its update of the weights is done.
     extras : mapping of str to Stateful, optional
         What else a checkpoint holds, by its name there.
+    export : callable, optional
+        Given what the checkpoint holds and the metrics of an epoch, writes it in another layout.
 
     Returns
     -------
@@ -202,13 +216,14 @@ def fit(
     total = plan.total(images)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
     writer = _tensorboard(folder)
-    bar = tqdm(total=total, initial=state.step, unit="step", disable=None, desc="training")
-    while state.step < total:
+    end = min(total, plan.stop or total)
+    bar = tqdm(total=end, initial=state.step, unit="step", disable=None, desc="training")
+    while state.step < end:
         epoch, offset = divmod(state.step, per_epoch)
         order = permutation(images, seed=plan.seed, epoch=epoch)
         begin, first = time.perf_counter(), state.step
         network.train()
-        for number in range(offset, min(per_epoch, offset + total - state.step)):
+        for number in range(offset, min(per_epoch, offset + end - state.step)):
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size].to(device)
             lr = plan.lr * plan.factor(state.step, total)
             for group in optimizer.param_groups:
@@ -221,16 +236,18 @@ def fit(
             if state.step % CHECK_EVERY == 0:
                 state.check()
                 rate = (state.step - first) * plan.batch_size / (time.perf_counter() - begin)
-                bar.set_postfix(loss=f"{state.mean('loss'):.3f}", images_s=f"{rate:.0f}")
+                shown = {name: f"{state.mean(name):.3f}" for name in state.sums}
+                bar.set_postfix(shown | {"lr": f"{lr:.3g}", "images_s": f"{rate:.0f}"})
             if plan.save_every and state.step % plan.save_every == 0 and number + 1 < per_epoch:
+                state.check()
                 state.save()
         state.check()
         spent = time.perf_counter() - begin
         row = {"epoch": epoch + 1, "step": state.step, "lr": lr} | state.means()
         row["images_per_second"] = (state.step - first) * plan.batch_size / spent
-        if evaluate and ((epoch + 1) % plan.evaluate_every == 0 or state.step == total):
+        if evaluate and ((epoch + 1) % plan.evaluate_every == 0 or state.step == end):
             row |= evaluate(state.evaluated().eval())
-        state.end_epoch(row)
+        state.end_epoch(row, export)
         if writer is not None:
             for name, value in row.items():
                 writer.add_scalar(name, value, state.step)
@@ -327,7 +344,11 @@ class _State:
     def evaluated(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
 
-    def end_epoch(self, row: dict[str, float]) -> None:
+    def end_epoch(
+        self,
+        row: dict[str, float],
+        export: Callable[[dict[str, Any], dict[str, float]], None] | None,
+    ) -> None:
         self.rows.append(row)
         self.sums, self.count = {}, 0
         text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
@@ -335,14 +356,14 @@ class _State:
             log.info("%s", text)
         self.save()
         if self.folder is not None and distributed.rank() == 0:
+            if export is not None:
+                export(self.content(), row)
             with replacing(self.folder / "metrics.csv") as file:
                 file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
 
-    def save(self) -> None:
-        """Write the checkpoint, atomically; the one before stays until this one is complete."""
-        if self.folder is None or distributed.rank() != 0:
-            return
-        content = {
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
             "model": self.network.state_dict(),
             "ema_model": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -354,8 +375,13 @@ class _State:
             "settings": self.settings,
             "random": torch.get_rng_state(),
         } | {name: extra.state_dict() for name, extra in self.extras.items()}
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically; the one before stays until this one is complete."""
+        if self.folder is None or distributed.rank() != 0:
+            return
         buffer = io.BytesIO()
-        torch.save(content, buffer)
+        torch.save(self.content(), buffer)
         with replacing(self.folder / CHECKPOINT) as file:
             file.write(buffer.getbuffer())
 

@@ -43,7 +43,7 @@ def supervised_step(views: Views, chain: Chain, labelled: Labelled) -> Callable[
 
 
 class Tester:
-    """Accuracy on test images, in percent, for ``evaluate`` of :func:`usl.training.loop.fit`.
+    """Accuracy on test images, in percent: an ``evaluate`` of :func:`usl.training.loop.fit`.
 
     Parameters
     ----------

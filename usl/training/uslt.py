@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from usl import distributed
-from usl.data.datasets import ImageDataset
+from usl.data.datasets import AnyDataset
 from usl.data.draws import one_of, permutation
-from usl.data.views import Chain, Views
+from usl.data.views import Chain, ImageViews
 from usl.errors import InputError
 from usl.features import extract
 from usl.metrics import cluster_summary
@@ -48,7 +48,7 @@ class Weights:
 
 
 def uslt_step(
-    views: Views,
+    views: ImageViews,
     chain: Chain,
     neighbors: Tensor,
     local: LocalCriterion,
@@ -65,7 +65,7 @@ def uslt_step(
 
     Parameters
     ----------
-    views : Views
+    views : ImageViews
     chain : Chain
         Of the strong views.
     neighbors : Tensor (N, K), int64
@@ -141,7 +141,9 @@ def reassigning(
 
 
 @torch.no_grad()
-def start_heads(network: UsltNetwork, views: Views, *, images: int, seed: int, batch: int) -> None:
+def start_heads(
+    network: UsltNetwork, views: ImageViews, *, images: int, seed: int, batch: int
+) -> None:
     """Let cosine heads start from the features of the first images that training will see.
 
     Raises
@@ -185,7 +187,7 @@ class Watch:
 
     Parameters
     ----------
-    data : ImageDataset
+    data : ImageDataset or FolderDataset
     transform : str
     threshold : float
         Confidence above which an image counts in training.
@@ -195,7 +197,7 @@ class Watch:
 
     def __init__(
         self,
-        data: ImageDataset,
+        data: AnyDataset,
         transform: str,
         *,
         threshold: float,

@@ -1,0 +1,95 @@
+"""FixMatch on the few labelled images and all others: what the choice of labels is worth.
+
+    cd semisup-fixmatch-cifar && python train.py --cfg configs/cifar10_usl_fixmatch.yaml
+
+The labels are those of FIXMATCH.LABELED_INDICES_PATH: a .npy of indices, a .csv with Index, or with
+Index,Label for answers of your own, a published list such as released/cifar10_usl_seed1.csv, or
+slice1. Trains once for each of FIXMATCH.SEEDS. Writes RUN_DIR/results.csv, one row a training,
+report.html, and for every seed seed<seed>/checkpoint.pth, from which a killed run goes on,
+metrics.csv, and checkpoint.pth.tar and model_best.pth.tar in FixMatch-pytorch's layout. The last
+line it prints is the accuracy on the test images. Many GPUs or processes: torchrun
+--nproc-per-node 2 train.py --cfg ….
+"""
+
+import torch
+
+from usl import distributed, evaluation, steps
+from usl.config import fixmatch_defaults, parse
+from usl.data.strong import RandAugmentChain, WeakChain
+from usl.data.views import Views
+from usl.run import choose_device, cli, start
+from usl.training.fixmatch import FixMatch, exporting, fixmatch_step
+from usl.training.loop import fit
+from usl.training.supervised import Tester
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage."""
+    cfg = parse(fixmatch_defaults(), argv, script=__file__, doc=__doc__)
+    train, test = evaluation.train_and_test(cfg)
+    transform, fixmatch = cfg.DATASET.TRANSFORM_NAME, cfg.FIXMATCH
+    options = FixMatch(
+        cfg.DATALOADER.BATCH_SIZE,
+        fixmatch.MU,
+        fixmatch.THRESHOLD,
+        fixmatch.TEMPERATURE,
+        fixmatch.LAMBDA_U,
+    )
+    build = evaluation.fixmatch_network(cfg.MODEL, len(train.classes))
+    trials = evaluation.fixmatch_trials(cfg, train)
+
+    with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        for trial in trials:
+            trial.plan.check(trial.images)
+            options.check_processes()
+        run = start(cfg, argv, script=__file__)
+        run.note(dataset=train.name, size=len(train), images=train.fingerprint())
+
+        outcomes = []
+        for trial in trials:
+            evaluation.say_remarks(trial.labelled)
+            # 1. A network, new or pretrained; weak and strong views of all training images.
+            torch.manual_seed(trial.seed)
+            network = build().to(device, memory_format=torch.channels_last)
+            backend = cfg.AUGMENT.BACKEND
+            views = Views(train, transform, seed=trial.seed, device=device, backend=backend)
+            weak, strong = WeakChain(cfg.AUGMENT.FLIP), RandAugmentChain(cfg.AUGMENT.FLIP)
+
+            # 2. Labels, and the network's own confident answers to weak views, train strong views.
+            step = fixmatch_step(
+                views, weak, strong, trial.labelled, options,
+                seed=trial.seed, numbers=trial.images, compiled=fixmatch.COMPILE,
+            )  # fmt: skip
+            tester = Tester(test, transform, batch_size=512, device=device)
+            folder = trial.folder(run)
+            with run.timed(f"training and tests, seed {trial.seed}"):
+                trained = fit(
+                    network,
+                    step,
+                    steps.sgd(network, cfg.OPTIMIZER, decay_all=False),
+                    trial.plan,
+                    images=trial.images,
+                    device=device,
+                    folder=folder,
+                    settings=trial.settings(cfg, train),
+                    resume=cfg.RESUME == "auto",
+                    evaluate=tester,
+                    export=exporting(folder) if folder else None,
+                )
+
+            # 3. How many of the test images does the average of its weights get right?
+            outcomes.append(evaluation.outcome_of(trial, trained, tester))
+            evaluation.save_outcomes(run, train.name, outcomes)
+
+        # 4. Mean and spread over the seeds.
+        evaluation.finish_evaluation(
+            run,
+            outcomes,
+            classes=train.classes,
+            title=f"FixMatch with {len(trials[0].labelled)} labels of {train.name}",
+            facts={"Data set": train.name, "Network": cfg.MODEL.ARCH},
+        )
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,65 @@
+"""Train the selector USL-T on ImageNet, ImageNet-100 or a folder of images in their layout.
+
+    cd usl-t_pretraining
+    python usl-t-imagenet-pretrain.py --cfg configs/ImageNet_usl-t_pretrain.yaml
+
+A pretrained network stays as it is; three cosine heads on its features become clusters, and one
+that empties takes half of the largest. Writes RUN_DIR/checkpoint.pth, from which
+selective_labeling/usl-t-imagenet.py selects and a killed run goes on, metrics.csv and report.html.
+Labels, where there are any, are only compared with. Many GPUs or processes: torchrun
+--nproc-per-node 8 usl-t-imagenet-pretrain.py --cfg ….
+"""
+
+import torch
+
+from usl import distributed, steps, uslt_steps
+from usl.config import parse, uslt_imagenet_pretrain_defaults
+from usl.data.augment import MocoChain
+from usl.models.resnet_cifar import EMBEDDING
+from usl.models.uslt import UsltNetwork, new_heads
+from usl.run import choose_device, cli, start
+from usl.training.uslt import Watch, start_heads
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the stage."""
+    cfg = parse(uslt_imagenet_pretrain_defaults(), argv, script=__file__, doc=__doc__)
+    uslt_steps.check_options(cfg)
+    train, test = (steps.open_images(cfg, split) for split in ("train", "test"))
+    uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
+    plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
+    backbone, encoder = uslt_steps.pretext_of(cfg.MODEL)
+    neighbors = uslt_steps.neighbors_of(cfg, len(train))
+
+    with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        plan.check(len(train))
+        # 1. Standard views from the middle of an image; strong ones by the chain of MoCo v2.
+        views = steps.views_of(cfg, train, device=device)
+        chain = MocoChain(size=train.side, flip=cfg.AUGMENT.FLIP)
+
+        # 2. The pretrained encoder, and three cosine heads that start from the features of images.
+        torch.manual_seed(cfg.SEED)
+        heads = new_heads(EMBEDDING, uslt.NUM_SELECTED_SAMPLES, cosine=True)
+        network = UsltNetwork(backbone, heads, frozen=uslt.UPDATE_HEAD_ONLY)
+        network = network.to(device, memory_format=torch.channels_last)
+        start_heads(network, views, images=len(train), seed=cfg.SEED, batch=size)
+        run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
+        run.note(dataset=train.name, size=len(train), encoder=encoder)
+
+        # 3. Neighbours agree (local loss) on few, balanced clusters (global loss); none stays
+        #    empty.
+        look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
+        with run.timed("training"):
+            trained = uslt_steps.train_heads(
+                cfg, plan, network, views, chain, neighbors, train,
+                Watch(test, transform, **look), reassign=True,
+            )  # fmt: skip
+
+        # 4. How the images to choose from are clustered.
+        uslt_steps.finish_training(
+            run, trained, Watch(train, transform, **look), clusters=uslt.NUM_SELECTED_SAMPLES
+        )
+
+
+if __name__ == "__main__":
+    cli(main)

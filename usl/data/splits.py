@@ -1,0 +1,61 @@
+"""Which images are labelled and which are not, as the CSVs that other tools read."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+
+from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
+
+# Shares by which published budgets are called, in percent.
+PUBLISHED = {
+    ("imagenet", 2911): "0.2",
+    ("imagenet", 12820): "1",
+    ("imagenet100", 400): "0.3",
+}
+
+
+def percent(dataset: str, budget: int, images: int) -> str:
+    """What file names call a budget: percent of the images, with up to four significant digits."""
+    return PUBLISHED.get((dataset, budget)) or f"{100 * budget / images:.4g}"
+
+
+def image_ids(images: AnyDataset) -> list[str]:
+    """``class_folder/file`` of every image; their indices where images have no files."""
+    if isinstance(images, FolderDataset):
+        return list(images.paths)
+    return [str(index) for index in range(len(images))]
+
+
+def index_csvs(
+    images: AnyDataset, picks: np.ndarray, name: str, *, pseudo_labels: np.ndarray | None = None
+) -> dict[str, str]:
+    """The CSV of the labelled images and that of all others, by their names.
+
+    Columns ``Index``, ``ImageID`` and, with pseudo-labels, ``Pseudolabel``, by rising ``Index``.
+
+    Parameters
+    ----------
+    images : ImageDataset or FolderDataset
+    picks : ndarray (B,), int
+    name : str
+        Of the selection.
+    pseudo_labels : ndarray (N,), int, optional
+        -1 for images without one; those with one count as labelled.
+    """
+    labelled = np.zeros(len(images), dtype=bool)
+    labelled[picks] = True
+    table = pd.DataFrame({"Index": np.arange(len(images)), "ImageID": image_ids(images)})
+    if pseudo_labels is not None:
+        labelled = pseudo_labels >= 0
+        table["Pseudolabel"] = pseudo_labels
+    share = percent(images.name, len(picks), len(images))
+    # Decimal: 100 - 0.2 is 99.8, not 99.79999….
+    rest = format(100 - Decimal(share), "f")
+    return {
+        f"train_{share}p_gen_{name}_index.csv": table[labelled].to_csv(index=False),
+        f"train_{rest}p_gen_{name}_index.csv": table[~labelled].to_csv(index=False),
+    }
