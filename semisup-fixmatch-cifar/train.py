@@ -4,11 +4,11 @@
 
 The labels are those of FIXMATCH.LABELED_INDICES_PATH: a .npy of indices, a .csv with Index, or with
 Index,Label for answers of your own, a published list such as released/cifar10_usl_seed1.csv, or
-slice1. Trains once for each of FIXMATCH.SEEDS. Writes RUN_DIR/results.csv, one row a training,
-report.html, and for every seed seed<seed>/checkpoint.pth, from which a killed run goes on,
-metrics.csv, and checkpoint.pth.tar and model_best.pth.tar in FixMatch-pytorch's layout. The last
-line it prints is the accuracy on the test images. Many GPUs or processes: torchrun
---nproc-per-node 2 train.py --cfg ….
+slice1. Trains once for each of FIXMATCH.SEEDS. Writes RUN_DIR/results.csv, one row a training
+(last20: mean accuracy of the last 20 tests), report.html, and for every seed
+seed<seed>/checkpoint.pth, from which a killed run goes on, metrics.csv, and checkpoint.pth.tar and
+model_best.pth.tar in FixMatch-pytorch's layout. The last line it prints is the accuracy on the test
+images. Many GPUs or processes: torchrun --nproc-per-node 2 train.py --cfg ….
 """
 
 import torch
@@ -35,29 +35,29 @@ def main(argv: list[str] | None = None) -> None:
         fixmatch.TEMPERATURE,
         fixmatch.LAMBDA_U,
     )
+    weak, strong = WeakChain(cfg.AUGMENT.FLIP), RandAugmentChain(cfg.AUGMENT.FLIP)
     build = evaluation.fixmatch_network(cfg.MODEL, len(train.classes))
     trials = evaluation.fixmatch_trials(cfg, train)
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        options.check_processes()
         for trial in trials:
             trial.plan.check(trial.images)
-            options.check_processes()
+        views = Views(train, transform, seed=0, device=device, backend=cfg.AUGMENT.BACKEND)
         run = start(cfg, argv, script=__file__)
         run.note(dataset=train.name, size=len(train), images=train.fingerprint())
 
         outcomes = []
         for trial in trials:
             evaluation.say_remarks(trial.labelled)
-            # 1. A network, new or pretrained; weak and strong views of all training images.
+            # 1. A network, new or pretrained.
             torch.manual_seed(trial.seed)
             network = build().to(device, memory_format=torch.channels_last)
-            backend = cfg.AUGMENT.BACKEND
-            views = Views(train, transform, seed=trial.seed, device=device, backend=backend)
-            weak, strong = WeakChain(cfg.AUGMENT.FLIP), RandAugmentChain(cfg.AUGMENT.FLIP)
 
-            # 2. Labels, and the network's own confident answers to weak views, train strong views.
+            # 2. Labels, and the network's own confident answers to weak views of all training
+            #    images, train strong views of these.
             step = fixmatch_step(
-                views, weak, strong, trial.labelled, options,
+                views.reseeded(trial.seed), weak, strong, trial.labelled, options,
                 seed=trial.seed, numbers=trial.images, compiled=fixmatch.COMPILE,
             )  # fmt: skip
             tester = Tester(test, transform, batch_size=512, device=device)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
                 )
 
             # 3. How many of the test images does the average of its weights get right?
-            outcomes.append(evaluation.outcome_of(trial, trained, tester))
+            outcomes.append(evaluation.outcome_of(trial, trained, tester, last=20))
             evaluation.save_outcomes(run, train.name, outcomes)
 
         # 4. Mean and spread over the seeds.

@@ -1,3 +1,6 @@
+import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -7,11 +10,9 @@ from conftest import ROOT, STAGE
 from usl import InputError
 from usl.config import STAGES, as_dict, dump, find_input, parse, random_defaults, usl_defaults
 
-SCRIPT = str(STAGE / "usl-cifar.py")
 
-
-def settings(*argv, defaults=usl_defaults, script=SCRIPT):
-    return parse(defaults(), list(argv), script=script)
+def settings(*argv, defaults=usl_defaults, stage=STAGE):
+    return parse(defaults(), list(argv), script=str(stage / "usl-cifar.py"))
 
 
 # Every key of the original's USL and random stages, with its default.
@@ -48,42 +49,48 @@ def test_the_originals_keys_and_defaults_stay(defaults, expected):
 
 
 # What the original's YAML files say of the experiments, by file.
-EXPERIMENTS = {
-    "cifar10_usl.yaml": {
-        "RUN_NAME": "cifar10_usl", "DATASET.NAME": "cifar10",
-        "DATASET.TRANSFORM_NAME": "CLD-cifar10", "MODEL.ARCH": "ResNet18",
-        "MODEL.PRETRAIN_PATH": str(STAGE / "pretrained/cifar10_ckpt_epoch_200.pth"),
-        "USL.NUM_SELECTED_SAMPLES": 40, "USL.KNN_K": 400, "USL.SEEDS": [1, 2, 3, 4, 5],
-        "USL.REG.W": 0.5, "USL.REG.HORIZON_DIST": 4.0, "USL.REG.ALPHA": 0.5,
-        "RECOMPUTE_ALL": True, "RECOMPUTE_NUM_DEP": True, "SKIP_SAVE": False,
-    },
-    "cifar100_usl.yaml": {
-        "RUN_NAME": "cifar100_usl", "DATASET.NAME": "cifar100",
-        "DATASET.TRANSFORM_NAME": "CLD-cifar100",
-        "MODEL.PRETRAIN_PATH": str(STAGE / "pretrained/cifar100_ckpt_epoch_200.pth"),
-        "USL.NUM_SELECTED_SAMPLES": 400, "USL.KNN_K": 400, "USL.REG.W": 1.0,
-        "USL.REG.MOMENTUM": 0.9, "USL.REG.HORIZON_DIST": 1.0, "USL.REG.ALPHA": 1.0,
-    },
-}  # fmt: skip
+# The values of the original's YAML files, by stage and file.
+EXPERIMENTS = json.loads((ROOT / "tests" / "experiments.json").read_text())
+# Where the original's stages disagree with each other, ours do not.
+CHAINED = {
+    "../usl-t_pretraining/saved/imagenet100_feat_v5/checkpoint.pth": "imagenet100_v5",
+    "../usl-t_pretraining/saved/imagenet_feat_v3/checkpoint.pth": "imagenet_v3",
+    "pretrained/pretext_imagenet/model.pth.tar": "pretrained_kNN_imagenet",
+    "pretrained/pretext_imagenet/topk-train-neighbors.npy": "pretrained_kNN_imagenet",
+}
+
+
+def script_of(path):
+    """The script that a YAML names in its header."""
+    named = re.search(
+        rf"python ([\w-]+\.py) --cfg configs/{re.escape(path.name)}", path.read_text()
+    )
+    return named and named[1]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_originals_experiments_stay(name):
-    cfg = settings("--cfg", str(STAGE / "configs" / name))
-    expected = EXPERIMENTS[name]
-    assert {key: value(cfg, key) for key in expected} == expected
-    assert str(STAGE / "saved" / expected["RUN_NAME"]) == cfg.RUN_DIR
-    assert str(ROOT / "data") == cfg.DATASET.ROOT_DIR
+    path = ROOT / name
+    stage = path.parents[1]
+    cfg = settings("--cfg", str(path), defaults=STAGES[script_of(path)], stage=stage)
+    for key, expected in EXPERIMENTS[name].items():
+        found = value(cfg, key)
+        if key.endswith(("_PATH", "ROOT_DIR")):
+            if expected in CHAINED:
+                assert f"/{CHAINED[expected]}/" in found, key
+            else:
+                assert found == os.path.normpath(stage / expected), key
+        elif not key.startswith(("RECOMPUTE_", "DATALOADER.WORKERS")):
+            assert found == expected, key
 
 
 def test_every_config_parses_with_its_script():
-    scripts = {"usl": "usl-cifar.py", "random": "random-cifar.py", "compare": "compare.py"}
-    for path in (ROOT / "selfsup-simclr-cld" / "configs").glob("*.yaml"):
-        assert path.stem == settings("--cfg", str(path), defaults=STAGES["pretrain.py"]).RUN_NAME
-    for path in (STAGE / "configs").glob("*.yaml"):
-        script = "usl-features.py" if "features" in path.name else scripts[path.stem.split("_")[1]]
-        cfg = settings("--cfg", str(path), defaults=STAGES[script])
-        assert path.stem == cfg.RUN_NAME
+    paths = list(ROOT.glob("*[-_]*/configs/*.yaml"))
+    assert len(paths) > 40
+    for path in paths:
+        script = script_of(path)
+        assert script and (path.parents[1] / script).exists(), path
+        settings("--cfg", str(path), defaults=STAGES[script], stage=path.parents[1])
 
 
 def test_a_yaml_written_for_the_original_works_unchanged(tmp_path):

@@ -200,12 +200,18 @@ def test_usl_features_in_the_other_form_and_normalised(tmp_path, script, capsys)
 
 
 def test_compare_on_digits(tmp_path, script, capsys):
+    elsewhere = tmp_path / "mine_{seed}" / "{budget}.csv"
+    for seed, budget in ((1, 20), (1, 40), (2, 20), (2, 40)):
+        (tmp_path / f"mine_{seed}").mkdir(exist_ok=True)
+        indices = "\n".join(map(str, range(seed, 10 * budget, 10)))
+        (tmp_path / f"mine_{seed}" / f"{budget}.csv").write_text(f"Index\n{indices}\n")
     argv = ("--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path)
-    script("compare.py", *argv, "USL.SEEDS", "[1, 2]", "COMPARE.BUDGETS", "[20, 40]")
+    options = ("MODEL.ARCH", "pixels", "COMPARE.LIST", elsewhere)
+    script("compare.py", *argv, *options, "USL.SEEDS", "[1, 2]", "COMPARE.BUDGETS", "[20, 40]")
     out = capsys.readouterr().out
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 5
+    assert len(rows) == 2 * 2 * 6
     for row in rows:
         if (row["selector"], row["budget"], row["seed"]) == ("USL", "40", "2"):
             # The same by hand, from what was saved.
@@ -221,13 +227,20 @@ def test_compare_on_digits(tmp_path, script, capsys):
     means = {}
     for row in rows:
         means.setdefault((row["selector"], row["budget"]), []).append(float(row["accuracy"]))
-    for selector in ("random", "stratified", "k-means centres", "densest per cluster", "USL"):
+    names = ("random", "stratified", "k-means centres", "densest per cluster", "USL", "mine")
+    for selector in names:
         line = next(line for line in out.splitlines() if line.startswith(selector))
         for budget in ("20", "40"):
             pair = means[selector, budget]
             assert f"{np.mean(pair):.1f} ± {np.std(pair, ddof=1):.1f}" in line
     assert re.search(r"weighted 20-NN accuracy of the features: 95\.0", out)
     assert "What the choice was worth" in (tmp_path / "report.html").read_text()
+    kept = (tmp_path / "lists" / "40" / "digits_USL_seed2.csv").read_text().split()
+    picks = np.load(tmp_path / "selected_indices_40_2.npy")
+    assert kept == ["Index", *map(str, picks.tolist())]
+    with pytest.raises(InputError, match="has 40 picks, and the budget is 41"):
+        script("compare.py", *argv, *options, "COMPARE.BUDGETS", "[41]", "COMPARE.LIST",
+               tmp_path / "mine_1" / "40.csv")  # fmt: skip
 
 
 def features_file(tmp_path, array):
@@ -301,6 +314,7 @@ def test_bad_settings_of_features(tmp_path, script, options, message):
 )
 def test_bad_settings_of_images(tmp_path, script, options, message):
     argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", tmp_path / "run")
+    argv = (*argv, "MODEL.ARCH", "pixels")
     with pytest.raises(InputError) as error:
         script("usl-cifar.py", *argv, *options)
     assert message in str(error.value) and not (tmp_path / "run").exists()
@@ -320,6 +334,7 @@ def test_saved_arrays_that_do_not_fit(tmp_path, script):
     np.save(run / "d_knns.npy", np.zeros((5, 20), np.float32))
     np.save(run / "ind_knns.npy", np.zeros((5, 20), np.int64))
     argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "RUN_DIR", run, "RECOMPUTE_ALL", False)
+    argv = (*argv, "MODEL.ARCH", "pixels")
     with pytest.raises(InputError, match=r"d_knns.npy has shape \(5, 20\), needed is \(1437, 20\)"):
         script("usl-cifar.py", *argv)
 
@@ -342,12 +357,11 @@ def test_pretraining_then_selection_on_digits(tmp_path):
     assert "curve of loss" in (encoder / "report.html").read_text()
 
     options = ("MODEL.PRETRAIN_PATH", encoder / "encoder.pth", "RUN_DIR", tmp_path / "usl")
-    network = ("MODEL.ARCH", "SmallResNet", "MODEL.BACKBONE_DIM", 128, "USL.SEEDS", "[1]")
-    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", *options, *network)
+    argv = ("--cfg", "configs/digits_usl.yaml", "--opts", *options, "USL.SEEDS", "[1]")
     done = run_script("usl-cifar.py", *argv)
     assert done.returncode == 0, done.stderr
     features = np.load(tmp_path / "usl" / "memory_feats_list.npy")
-    assert features.shape == (1437, 128)
+    assert features.shape == (1437, 512)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
     assert len(set(printed(done.stdout)[1])) == 40
 
@@ -362,7 +376,6 @@ def test_pretraining_then_selection_on_digits(tmp_path):
 def test_an_encoder_that_is_not_there_yet(tmp_path, script):
     path = ROOT / "selfsup-simclr-cld" / "saved" / "nothing" / "encoder.pth"
     argv = ("--cfg", "configs/digits_usl.yaml", "--opts", "MODEL.PRETRAIN_PATH", path)
-    argv = (*argv, "MODEL.ARCH", "SmallResNet")
     with pytest.raises(InputError, match="or run the script in selfsup-simclr-cld that makes it"):
         script("usl-cifar.py", *argv)
 
@@ -372,5 +385,5 @@ def test_readme_commands_name_scripts_and_configs_that_exist():
     commands = re.findall(r"python ([\w-]+\.py) --cfg (configs/[\w.-]+)", text)
     assert len(commands) >= 5
     for name, config in commands:
-        folder = ROOT / "selfsup-simclr-cld" if name == "pretrain.py" else STAGE
-        assert (folder / name).exists() and (folder / config).exists(), (name, config)
+        (folder,) = {path.parent for path in ROOT.glob(f"*/{name}")}
+        assert (folder / config).exists(), (name, config)

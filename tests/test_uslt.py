@@ -1,4 +1,4 @@
-"""USL-T: losses against a slow oracle, the step, revival, picks, layouts, killed runs, processes."""
+"""USL-T: losses against a slow oracle, its step, revival, picks, layouts, killed runs, ranks."""
 
 import copy
 import json
@@ -24,7 +24,6 @@ from usl.data.strong import ScanChain
 from usl.data.views import Views
 from usl.metrics import cluster_summary
 from usl.models.resnet_cifar import CifarResNet, small_resnet
-from usl.models.resnet_imagenet import PretextImageNet
 from usl.models.uslt import HEADS, CosineHead, UsltNetwork, load_heads, new_heads
 from usl.selection.neighbors import find_neighbors, itself_first
 from usl.selection.uslt import best_of_clusters, confident, pseudo_labels
@@ -62,17 +61,16 @@ class Setting:
     reweight: bool
     renormalise: bool
     outside: bool
-    cosine: bool
 
     def options(self):
         return GlobalOptions(self.threshold, self.reweight, self.renormalise, self.outside)
 
 
 PUBLISHED = {
-    "cifar10": Setting(5, 5, 0.25, 0.95, True, False, False, cosine=False),
-    "cifar100": Setting(5, 5, 0.25, 0.95, True, False, True, cosine=False),
-    "imagenet100": Setting(0.5, 2.5, 0.5, 0, False, True, True, cosine=True),
-    "imagenet": Setting(0.5, 2.5, 0.5, 0, False, False, True, cosine=True),
+    "cifar10": Setting(5, 5, 0.25, 0.95, True, False, False),
+    "cifar100": Setting(5, 5, 0.25, 0.95, True, False, True),
+    "imagenet100": Setting(0.5, 2.5, 0.5, 0, False, True, True),
+    "imagenet": Setting(0.5, 2.5, 0.5, 0, False, False, True),
 }
 
 
@@ -197,7 +195,7 @@ def test_losses_gradients_and_averages_equal_the_oracle(double, name):
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.parametrize("threshold", [0, 0.4, 0.95, 0.999999])
 def test_every_form_of_the_global_loss(double, reweight, renormalise, outside, threshold):
-    setting = Setting(1, 0, 1, threshold, reweight, renormalise, outside, cosine=False)
+    setting = Setting(1, 0, 1, threshold, reweight, renormalise, outside)
     for head in range(3):
         w, s = logits(0)[:, head], logits(1)[:, head].requires_grad_()
         slow = Slow(1, 5, 1, setting)
@@ -264,35 +262,40 @@ def test_a_cluster_that_nobody_predicts_any_more_gives_no_nan():
     assert torch.isfinite(local.prob_ema).all()
 
 
+# What a config's name begins with; epochs, batch and clusters; what reassigns.
+TRAINED = {
+    "cifar10": ("cifar10", (200, 1024, 40), None),
+    "cifar100": ("cifar100", (200, 1024, 400), None),
+    "imagenet100": ("ImageNet100", (100, 2048, 400), (124, 50, 500)),
+    "imagenet": ("ImageNet", (10, 2048, 3000), (1250, 100, 1000)),
+}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_configs_have_the_settings_of_the_table(name):
-    folder, setting = ROOT / "usl-t_pretraining", PUBLISHED[name]
-    stage = "usl-t-imagenet-pretrain.py" if setting.cosine else "usl-t-cifar-pretrain.py"
-    defaults = uslt_imagenet_pretrain_defaults if setting.cosine else uslt_pretrain_defaults
-    config = folder / "configs" / f"{name}_usl-t_pretrain.yaml"
-    if not config.exists():
-        pytest.skip(f"there is no {config.name}")
-    cfg = parse(defaults(), ["--cfg", str(config)], script=str(folder / stage))
-    u = cfg.USLT_PRETRAIN
-    assert setting == Setting(
+    stem, expected, moved = TRAINED[name]
+    defaults = uslt_imagenet_pretrain_defaults if moved else uslt_pretrain_defaults
+    cfg = parse(
+        defaults(),
+        ["--cfg", f"{stem}_usl-t_pretrain.yaml"],
+        script=str(ROOT / "usl-t_pretraining" / "pretrain.py"),
+    )
+    u, optimizer = cfg.USLT_PRETRAIN, cfg.OPTIMIZER
+    assert PUBLISHED[name] == Setting(
         u.LOCAL_LOSS_SCALE, u.ADJUSTMENT_WEIGHT, u.SHARPEN_TEMPERATURE, u.CONFIDENCE_THRESHOLD,
-        u.REWEIGHT and not u.REWEIGHT_RENORM, u.REWEIGHT_RENORM, u.MEAN_OUTSIDE_MASK,
-        cosine=setting.cosine,
+        u.REWEIGHT, u.REWEIGHT_RENORM, u.MEAN_OUTSIDE_MASK,
     )  # fmt: skip
-    table = {
-        "cifar10": (200, 1024, 40, False),
-        "cifar100": (200, 1024, 400, False),
-        "imagenet100": (100, 2048, 400, True),
-        "imagenet": (10, 2048, 3000, True),
-    }
-    found = (cfg.EPOCHS, cfg.DATALOADER.BATCH_SIZE, u.NUM_SELECTED_SAMPLES, u.UPDATE_HEAD_ONLY)
-    assert found == table[name] and (u.EMA_DECAY, cfg.SEED, u.NUM_NEIGHBORS) == (0, 42, 20)
-    optimizer = cfg.OPTIMIZER
+    found = (cfg.EPOCHS, cfg.DATALOADER.BATCH_SIZE, u.NUM_SELECTED_SAMPLES)
+    assert found == expected
     assert (optimizer.NAME, optimizer.LR, optimizer.WEIGHT_DECAY) == ("Adam", 1e-4, 1e-4)
     assert (cfg.SCHEDULE, cfg.WARMUP_EPOCHS) == ("constant", 0)
-    if setting.cosine:
-        moved = (u.REASSIGN_AFTER_STEPS, u.COUNT_EMA_MIN_TH, u.COUNT_EMA_MAX_TH)
-        assert moved == {"imagenet100": (124, 50, 500), "imagenet": (1250, 100, 1000)}[name]
+    assert (u.EMA_DECAY, cfg.SEED, u.NUM_NEIGHBORS) == (0, 42, 20)
+    # Both losses from the first epoch to the last.
+    assert u.GLOBAL_START_EPOCH == 0 and cfg.EPOCHS <= u.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH
+    assert u.UPDATE_HEAD_ONLY is bool(moved)
+    if moved:
+        found = (u.REASSIGN_AFTER_STEPS, u.COUNT_EMA_MIN_TH, u.COUNT_EMA_MAX_TH)
+        assert found == moved
 
 
 def test_reassignment_by_hand(double):
@@ -371,9 +374,7 @@ class Training:
         self.views = Views(self.data, TRANSFORM, seed=5, device=CPU)
         setting = PUBLISHED["imagenet100" if imagenet else "cifar10"]
         threshold = 0 if imagenet else 0.25
-        options = GlobalOptions(
-            threshold, setting.reweight, setting.renormalise, setting.outside
-        )
+        options = GlobalOptions(threshold, setting.reweight, setting.renormalise, setting.outside)
         self.local = LocalCriterion(
             HEADS, 5, adjustment=setting.adjustment, temperature=setting.temperature
         )
@@ -430,7 +431,7 @@ def three_passes(training, images, epoch):
         Setting(
             setting.local, training.local.adjustment, training.local.temperature,
             criterion.threshold, criterion.reweight, criterion.renormalise,
-            criterion.mean_outside_mask, cosine=False,
+            criterion.mean_outside_mask,
         ),
     )  # fmt: skip
     whole, local = slow.whole(w.double(), s.double()), slow.local(s.double(), n.double())
@@ -452,9 +453,7 @@ def test_a_step_equals_three_forward_passes_written_out(imagenet):
     torch.testing.assert_close(numbers["loss_local"].double(), local, rtol=1e-5, atol=0)
     total = whole + training.weights.local * local
     torch.testing.assert_close(loss.double(), total, rtol=1e-5, atol=0)
-    for (name, a), b in zip(
-        training.network.named_parameters(), other.parameters(), strict=True
-    ):
+    for (name, a), b in zip(training.network.named_parameters(), other.parameters(), strict=True):
         assert (a.grad is None) == (imagenet and name.startswith("backbone."))
         if a.grad is not None:
             assert a.grad.norm() > 0
@@ -572,14 +571,18 @@ def test_heads_start_from_the_first_images_of_training():
     torch.testing.assert_close(found, features, rtol=1e-5, atol=1e-6)
     # These are the images that the first steps see.
     seen = []
-    training.make = lambda network: lambda images, epoch, number: (
-        seen.append(images) or sum(p.sum() for p in network.parameters()) * 0,
-        {},
+    training.make = lambda network: (
+        lambda images, epoch, number: (
+            seen.append(images) or sum(p.sum() for p in network.parameters()) * 0,
+            {},
+        )
     )
     training.plan = Plan(epochs=1, batch_size=16, lr=1e-3, seed=5)
     training.run()
     assert torch.cat(seen)[:15].tolist() == first.tolist()
-    message = "3 heads of 5 clusters start from 15 images, and there are 14; lower USLT_PRETRAIN.NUM"
+    message = (
+        "3 heads of 5 clusters start from 15 images, and there are 14; lower USLT_PRETRAIN.NUM"
+    )
     with pytest.raises(InputError, match=message):
         start_heads(training.network, training.views, images=14, seed=5, batch=4)
 
@@ -856,6 +859,8 @@ def test_dying_clusters_are_recognised_and_said(caplog, monkeypatch):
 
 
 def test_names_and_shapes_are_the_released_ones():
+    from usl.models.resnet_imagenet import PretextImageNet
+
     with torch.device("meta"):
         cifar = UsltNetwork(CifarResNet(), new_heads(512, 40, cosine=False))
         imagenet = UsltNetwork(PretextImageNet(), new_heads(128, 3000, cosine=True))
@@ -947,7 +952,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("imagenet", [False, True])
-@pytest.mark.parametrize("die_at", [1, 3, 5, 8])
+@pytest.mark.parametrize("die_at", [1, 4, 8])
 def test_killed_at_any_epoch_and_resumed(tmp_path, uninterrupted, imagenet, die_at):
     options = {"imagenet": imagenet, "ema": 0.0 if imagenet else 0.5}
     with pytest.raises(KeyboardInterrupt):
@@ -1006,8 +1011,8 @@ def outcomes():
 def test_two_processes_nearly_equal_one(tmp_path):
     # Images, views, partners, masks and counts are the same, and each process computes the losses
     # of the whole batch. Batch norm and the gradients add up in another order (float32), and later
-    # steps enlarge that: measured 3e-7 on weights and averages, 0 where the backbone is frozen. Adam
-    # divides by the size of the gradient, so where that is nearly 0 more can come of it.
+    # steps enlarge that: measured 6e-7 on weights and averages, 0 where the backbone is frozen.
+    # Adam divides by the size of the gradient, so where that is nearly 0 more can come of it.
     path = tmp_path / "worker.py"
     path.write_text(WORKER.format(tests=str(ROOT / "tests")))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -1016,7 +1021,6 @@ def test_two_processes_nearly_equal_one(tmp_path):
     line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
     both = json.loads(line.removeprefix("RESULT "))
     for (two_loss, two), (one_loss, one) in zip(both, outcomes(), strict=True):
-        print(two_loss, one_loss, max(max(abs(a - b) for a, b in zip(two[n], one[n])) for n in one))
         assert two_loss == pytest.approx(one_loss, rel=1e-5)
         for name, values in one.items():
             assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-4), name

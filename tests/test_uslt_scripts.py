@@ -5,7 +5,6 @@ import math
 import pickle
 import re
 import runpy
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,9 +17,8 @@ import torch
 from conftest import ROOT, make_cifar
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 
-from usl import InputError
+from usl import InputError, steps
 from usl.data import datasets
 from usl.data.transforms import NORMALIZATION
 from usl.models.resnet_cifar import CifarResNet, CldNetwork, PretextEncoder, small_resnet
@@ -39,15 +37,17 @@ def folder_of(name):
     return next(ROOT.glob(f"*/{name}")).parent
 
 
-def run(name, *argv, code=()):
+def run(name, *argv):
     """A script in a process of its own."""
-    command = [sys.executable, *code, name, *map(str, argv)]
+    command = [sys.executable, name, *map(str, argv)]
     return subprocess.run(command, cwd=folder_of(name), capture_output=True, text=True)
 
 
 @pytest.fixture
 def script(monkeypatch):
-    """Call a script's main(argv) in this process, from its own folder."""
+    """Call a script's main(argv) in this process, from its own folder, without pictures."""
+    for name in ("write_training_report", "write_selection_report", "feature_map"):
+        monkeypatch.setattr(steps, name, lambda *args, **options: None)
 
     def call(name, *argv):
         monkeypatch.chdir(folder_of(name))
@@ -78,7 +78,7 @@ def pretraining(root, neighbors, folder):
         "DATASET.ROOT_DIR", root, "MODEL.PRETRAIN_PATH", root / "pretext.pth.tar",
         "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH", neighbors, "RUN_DIR", folder,
         "USLT_PRETRAIN.NUM_SELECTED_SAMPLES", CLUSTERS, "USLT_PRETRAIN.CONFIDENCE_THRESHOLD", 0.2,
-        "EPOCHS", 3, "DATALOADER.BATCH_SIZE", 16, "OPTIMIZER.LR", 1e-3,
+        "EPOCHS", 2, "DATALOADER.BATCH_SIZE", 16, "OPTIMIZER.LR", 1e-3,
     )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_from_neighbours_to_picks(clean, data):
     for name in ("checkpoint.pth", "metrics.csv", "report.html", "config.yaml", "run.json"):
         assert (root / "trained" / name).exists(), name
     header = (root / "trained" / "metrics.csv").read_text().splitlines()[0].split(",")
-    kinds = "live largest smallest above confidence entropy macc nmi ari".split()
+    kinds = ["live", "largest", "smallest", "above", "confidence", "entropy", "macc", "nmi", "ari"]
     assert {f"{kind}/{head}" for kind in kinds for head in range(3)} <= set(header)
     assert {"loss", "loss_global", "loss_local"} <= set(header)
     for head in range(3):
@@ -186,39 +186,31 @@ def test_what_is_written_has_the_released_layout(clean):
         "val_predictions",
     }  # fmt: skip
     assert released <= set(content)
-    assert content["ema_model"] is None and content["epoch"] == 3
+    assert content["ema_model"] is None and content["epoch"] == 2
     assert content["criterion_local"]["prob_ema"].shape == (3, CLUSTERS)
     assert list(content["criterion_global"]) == ["num_counts"]
-    assert content["criterion_global"]["num_counts"].tolist() == [15]
+    assert content["criterion_global"]["num_counts"].tolist() == [10]
     assert [p["predictions"].shape for p in content["val_predictions"]] == [(16,)] * 3
     # The backbone has been trained as well.
     before = CifarResNet(**SIZES).state_dict()
     assert {f"backbone.{k}" for k in before} < set(content["model"])
 
 
-# The seventh local loss is that of the second step of the second epoch.
-KILLER = f"""
-import os, runpy, signal, sys
-from usl.training.uslt_losses import LocalCriterion
-forward, calls = LocalCriterion.forward, []
-def dying(self, *views):
-    calls.append(self)
-    if len(calls) == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return forward(self, *views)
-LocalCriterion.forward = dying
-sys.argv = sys.argv[1:]
-runpy.run_path({PRETRAIN!r}, run_name="__main__")
-"""
+def test_killed_in_the_second_epoch_and_resumed(clean, data, tmp_path, script, monkeypatch):
+    forward, calls = LocalCriterion.forward, []
 
+    def dying(self, *views):
+        calls.append(self)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return forward(self, *views)
 
-def test_killed_in_the_second_epoch_and_resumed(clean, data, tmp_path, script):
     neighbors = clean[0] / "mined" / "topk-train-neighbors.npy"
     argv = pretraining(data, neighbors, tmp_path / "run")
-    killed = run(PRETRAIN, *argv, code=("-c", KILLER))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LocalCriterion, "forward", dying)
+        script(PRETRAIN, *argv)
     assert load(tmp_path / "run")["step"] == 5
-    assert not (tmp_path / "run" / "report.html").exists()
     script(PRETRAIN, *argv)
     equal_training(load(tmp_path / "run"), load(clean[0] / "trained"))
 
@@ -277,7 +269,7 @@ def test_shuffled_labels_change_nothing(clean, data, tmp_path, script, capsys):
     equal_training(load(tmp_path / "trained"), load(clean[0] / "trained"))
     out = capsys.readouterr().out
     assert re.findall("live/0.*", out) == re.findall("live/0.*", clean[2].stdout)
-    assert re.findall("macc/0.*", out) != re.findall("macc/0.*", clean[2].stdout)
+    assert re.findall("macc [\\d.]+", out) != re.findall("macc [\\d.]+", clean[2].stdout)
     checkpoint = tmp_path / "trained" / "checkpoint.pth"
     script(SELECT, *selection(tmp_path, checkpoint, tmp_path / "picked"))
     assert printed(capsys.readouterr().out) == printed(clean[3].stdout)
@@ -287,9 +279,7 @@ def test_without_labels_the_picks_come_out_all_the_same(
     clean, data, tmp_path, script, capsys, monkeypatch
 ):
     opened = datasets.DATASETS["cifar10"]
-    monkeypatch.setitem(
-        datasets.DATASETS, "cifar10", lambda *a: replace(opened(*a), labels=None)
-    )
+    monkeypatch.setitem(datasets.DATASETS, "cifar10", lambda *a: replace(opened(*a), labels=None))
     neighbors = clean[0] / "mined" / "topk-train-neighbors.npy"
     script(PRETRAIN, *pretraining(data, neighbors, tmp_path / "trained"))
     equal_training(load(tmp_path / "trained"), load(clean[0] / "trained"))
@@ -423,7 +413,10 @@ def test_resnet18_is_trained_into_the_released_layout(tmp_path, script, capsys):
 
 BAD_NEIGHBORS = {
     "wrong N": (lambda n: n[:-1], r"has shape \(79, 21\), needed is \(80, any\); mine them from"),
-    "too large": (lambda n: np.where(n == 79, 80, n), "has values from 0 to 80, needed are 0 to 79"),
+    "too large": (
+        lambda n: np.where(n == 79, 80, n),
+        "has values from 0 to 80, needed are 0 to 79",
+    ),
     "negative": (lambda n: n - 1, "has values from -1 to 78, needed are 0 to 79; mine them from"),
     "too few columns": (
         lambda n: n[:, :20],
@@ -455,9 +448,9 @@ def test_neighbours_of_another_data_set(clean, data, tmp_path, script, name):
         (("OPTIMIZER.NAME", "SGD"), "OPTIMIZER.NAME is 'SGD'; USL-T trains with Adam"),
         (("USLT_PRETRAIN.NUM_NEIGHBORS", 0), "NUM_NEIGHBORS is 0; choose 1 to 20, the columns of"),
         (("USLT_PRETRAIN.NUM_NEIGHBORS", 21), "NUM_NEIGHBORS is 21; choose 1 to 20"),
-        (("USLT_PRETRAIN.TOPK_NEIGHBORS_PATH", ""), "TOPK_NEIGHBORS_PATH is empty; give what mine-"),
+        (("USLT_PRETRAIN.TOPK_NEIGHBORS_PATH", ""), "TOPK_NEIGHBORS_PATH is empty; give what mi"),
         (("USLT_PRETRAIN.SHARPEN_TEMPERATURE", 0), "SHARPEN_TEMPERATURE is 0.0; choose above 0"),
-        (("USLT_PRETRAIN.CONFIDENCE_THRESHOLD", 1), "CONFIDENCE_THRESHOLD is 1.0; choose 0 to below"),
+        (("USLT_PRETRAIN.CONFIDENCE_THRESHOLD", 1), "CONFIDENCE_THRESHOLD is 1.0; choose 0 to b"),
         (
             (
                 "USLT_PRETRAIN.GLOBAL_START_EPOCH", 3,
@@ -470,13 +463,13 @@ def test_neighbours_of_another_data_set(clean, data, tmp_path, script, name):
         (("EPOCHS", 0), "0 epochs and 0 steps; choose at least 1"),
         (("OPTIMIZER.LR", -1), "OPTIMIZER.LR is -1.0; choose a positive number"),
         (("RESUME", "maybe"), "RESUME is 'maybe'; choose auto or none"),
-        (("MODEL.ARCH", "pixels"), "unknown MODEL.ARCH 'pixels'; choose one of ResNet18, SmallResN"),
+        (("MODEL.ARCH", "pixels"), "unknown MODEL.ARCH 'pixels'; choose one of ResNet18, Sma"),
         (("MODEL.ARCH", "ResNet18"), "pretext.pth.tar is of another network; missing: "),
         (("MODEL.BACKBONE_DIM", 512), "MODEL.BACKBONE_DIM is 512, SmallResNet has 64"),
-        (("MODEL.PRETRAIN_PATH", ""), "MODEL.PRETRAIN_PATH is empty; SmallResNet needs a checkpoint"),
-        (("MODEL.PRETRAIN_PATH", "no.pth"), "there is no checkpoint .MODEL.PRETRAIN_PATH.; put no.p"),
+        (("MODEL.PRETRAIN_PATH", ""), "MODEL.PRETRAIN_PATH is empty; SmallResNet needs a chec"),
+        (("MODEL.PRETRAIN_PATH", "no.pth"), "there is no checkpoint .MODEL.PRETRAIN_PATH.; put no"),
         (("DATASET.TRANSFORM_NAME", "x"), "unknown DATASET.TRANSFORM_NAME 'x'"),
-        (("AUGMENT.BACKEND", "gimp"), "unknown AUGMENT.BACKEND 'gimp'; choose auto, batched or pil"),
+        (("AUGMENT.BACKEND", "gimp"), "unknown AUGMENT.BACKEND 'gimp'; choose auto, batch"),
         (("AUGMENT.FLIP", 2), "the probability flip is 2.0; choose 0 to 1"),
         (("USLT.HEAD_IN_USE", 0), "USLT is a setting of another stage"),
     ],
@@ -524,7 +517,9 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(
     assert kept["step"] == 5 and all(v.isfinite().all() for v in kept["model"].values())
     # A rate that is too high ends the same way, before anything was saved.
     monkeypatch.undo()
-    with pytest.raises(InputError, match="before step 5; nothing was saved yet; lower OPTIMIZER.LR"):
+    with pytest.raises(
+        InputError, match="before step 5; nothing was saved yet; lower OPTIMIZER.LR"
+    ):
         argv = pretraining(data, neighbors, tmp_path / "high")
         script(PRETRAIN, *argv, "OPTIMIZER.LR", "1e30")
     assert not (tmp_path / "high" / "checkpoint.pth").exists()
@@ -535,7 +530,7 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(
     [
         (("USLT.HEAD_IN_USE", 3), "USLT.HEAD_IN_USE is 3; the checkpoint has heads 0 to 2"),
         (("USLT.HEAD_IN_USE", -1), "USLT.HEAD_IN_USE is -1; the checkpoint has heads 0 to 2"),
-        (("USLT.NUM_CLUSTERS", 7), "USLT.NUM_CLUSTERS is 7, and .*checkpoint.pth has 6; 0 takes the"),
+        (("USLT.NUM_CLUSTERS", 7), "USLT.NUM_CLUSTERS is 7, and .*checkpoint.pth has 6; 0 tak"),
         (("USLT.NUM_SELECTED_SAMPLES", 81), "a budget of 81 picks from 80 images; choose 1 to 80"),
         (("USLT.NUM_SELECTED_SAMPLES", -1), "a budget of -1 picks"),
         (("MODEL.PRETRAIN_PATH", ""), "MODEL.PRETRAIN_PATH is empty"),
@@ -575,7 +570,9 @@ def test_selection_with_a_checkpoint_that_has_no_heads(data, tmp_path, script):
 @pytest.mark.parametrize("options", [("MODEL.FEATURES", "backbone"), ("MODEL.ARCH", "pixels")])
 def test_heads_see_the_features_that_they_were_trained_on(clean, data, tmp_path, script, options):
     checkpoint = clean[0] / "trained" / "checkpoint.pth"
-    with pytest.raises(InputError, match="the heads"):
+    with pytest.raises(
+        InputError, match="the heads of USL-T were trained on those of its own network"
+    ):
         script(SELECT, *selection(data, checkpoint, tmp_path / "run"), *options)
 
 
@@ -606,7 +603,9 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     encoder = random_statistics(PretextEncoder(**SIZES))
     torch.save(encoder.state_dict(), root / "pretext.pth.tar")
-    np.save(root / "n.npy", (np.arange(36)[:, None] // 9 * 9) + (np.arange(36)[:, None] + range(6)) % 9)
+    np.save(
+        root / "n.npy", (np.arange(36)[:, None] // 9 * 9) + (np.arange(36)[:, None] + range(6)) % 9
+    )
     return root
 
 
@@ -626,11 +625,11 @@ def folder_pretraining(root, run):
 
 @pytest.fixture(scope="module")
 def folder_run(folder, tmp_path_factory):
+    """A training on it that nothing disturbed."""
     run = tmp_path_factory.mktemp("run")
-    runpy.run_path(str(folder_of(FOLDER_PRETRAIN) / FOLDER_PRETRAIN))["main"](
-        ["--cfg", str(ROOT / "usl-t_pretraining" / folder_pretraining(folder, run)[1])]
-        + [str(word) for word in folder_pretraining(folder, run)[2:]]
-    )
+    argv = [str(word) for word in folder_pretraining(folder, run)]
+    argv[1] = str(ROOT / "usl-t_pretraining" / argv[1])
+    runpy.run_path(str(folder_of(FOLDER_PRETRAIN) / FOLDER_PRETRAIN))["main"](argv)
     return run
 
 
@@ -663,7 +662,9 @@ def test_training_on_a_folder_killed_and_resumed(folder, folder_run, tmp_path, s
 
 def test_too_few_images_for_the_heads(folder, tmp_path, script):
     argv = folder_pretraining(folder, tmp_path / "run")
-    with pytest.raises(InputError, match="3 heads of 13 clusters start from 39 images, and there a"):
+    with pytest.raises(
+        InputError, match="3 heads of 13 clusters start from 39 images, and there a"
+    ):
         script(FOLDER_PRETRAIN, *argv, "USLT_PRETRAIN.NUM_SELECTED_SAMPLES", 13)
     assert not (tmp_path / "run").exists()
 
@@ -676,7 +677,9 @@ def cosine_by_hand(features, model, head, budget):
     clusters = cosines.argmax(axis=1)
     spread = oracle.neighbors(features, 20)[0].mean(axis=1)
     sizes = np.bincount(clusters)
-    members = {c: sorted(np.flatnonzero(clusters == c), key=lambda i: (spread[i], i)) for c in clusters}
+    members = {
+        c: sorted(np.flatnonzero(clusters == c), key=lambda i: (spread[i], i)) for c in clusters
+    }
     order = sorted(members, key=lambda c: (-sizes[c], c))
     rows = [(k, c) for k in range(len(x)) for c in order if k < len(members[c])]
     return clusters, spread, [int(members[c][k]) for k, c in rows[:budget]]
@@ -716,7 +719,9 @@ def test_picks_and_pseudo_labels_of_a_folder(
     rows += [[str(i), f"{'abcd'[i // 9]}/{i % 9}.png", str(given[i])] for i in sorted(given)]
     text = (tmp_path / f"train_{share}p_gen_{name}_index.csv").read_text()
     assert [line.split(",") for line in text.splitlines()] == rows
-    (rest,) = set(tmp_path.glob("train_*.csv")) - {tmp_path / f"train_{share}p_gen_{name}_index.csv"}
+    (rest,) = set(tmp_path.glob("train_*.csv")) - {
+        tmp_path / f"train_{share}p_gen_{name}_index.csv"
+    }
     others = [line.split(",") for line in rest.read_text().splitlines()[1:]]
     assert [int(row[0]) for row in others] == [i for i in range(36) if i not in given]
     assert {row[2] for row in others} == {"-1"}
@@ -748,5 +753,7 @@ def test_a_folder_without_labels_and_the_answers_of_a_person(
     labelled = (tmp_path / "labelled" / "train_11.11p_gen_mine_index.csv").read_text()
     assert text == re.sub(r"([abcd])/", r"\1", labelled)
     answers.write_text("Index,Label\n" + "".join(f"{pick},0\n" for pick in picks[1:]))
-    with pytest.raises(InputError, match=f"no answer for 1 of the 4 picks, such as image {picks[0]}"):
+    with pytest.raises(
+        InputError, match=f"no answer for 1 of the 4 picks, such as image {picks[0]}"
+    ):
         script(FOLDER_SELECT, *argv, "USLT.LABELS_PATH", answers)

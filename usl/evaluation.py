@@ -31,6 +31,7 @@ from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run, log
 from usl.steps import (
+    check_resume,
     check_seeds,
     check_sgd,
     plan_of,
@@ -241,6 +242,7 @@ def fixmatch_trials(cfg: CfgNode, images: ImageDataset) -> list[Trial]:
     fixmatch = cfg.FIXMATCH
     check_seeds(fixmatch.SEEDS, "FIXMATCH.SEEDS")
     check_sgd(cfg.OPTIMIZER)
+    check_resume(cfg.RESUME)
     if fixmatch.EVAL_STEPS < 1 or cfg.STEPS < 1:
         raise InputError(
             f"STEPS is {cfg.STEPS} and FIXMATCH.EVAL_STEPS {fixmatch.EVAL_STEPS}; choose at least 1"
@@ -290,6 +292,8 @@ class Outcome:
         Accuracy in percent; NaN for a class without test images.
     seconds : float
         Of training, without the tests.
+    last : int
+        How many of the last tests are averaged too; 0: none.
     """
 
     seed: int
@@ -297,11 +301,17 @@ class Outcome:
     metrics: pd.DataFrame
     by_class: np.ndarray
     seconds: float
+    last: int = 0
 
     @property
     def accuracy(self) -> float:
         """At the end, in percent."""
         return float(self.metrics["accuracy"].iloc[-1])
+
+    @property
+    def recent(self) -> float:
+        """Mean of the ``last`` tests, or of all if there were fewer, in percent."""
+        return float(self.metrics["accuracy"].dropna().tail(self.last).mean())
 
 
 def training_seconds(metrics: pd.DataFrame, batch_size: int) -> float:
@@ -310,11 +320,11 @@ def training_seconds(metrics: pd.DataFrame, batch_size: int) -> float:
     return float((steps * batch_size / metrics["images_per_second"]).sum())
 
 
-def outcome_of(trial: Trial, trained: Trained, tester: Tester) -> Outcome:
-    """What a training has come to."""
+def outcome_of(trial: Trial, trained: Trained, tester: Tester, *, last: int = 0) -> Outcome:
+    """What a training has come to; with ``last``, also the mean of so many last tests."""
     by_class = tester.by_class(trained.network)
     seconds = training_seconds(trained.metrics, trial.plan.batch_size)
-    return Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds)
+    return Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds, last)
 
 
 def fixmatch_network(model: CfgNode, classes: int) -> Callable[[], nn.Module]:
@@ -356,14 +366,16 @@ def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
             "accuracy": round(one.accuracy, 4),
             "time": round(one.seconds, 2),
         }
+        | ({f"last{one.last}": round(one.recent, 4)} if one.last else {})
         for one in outcomes
     ]
     run.save_text("results.csv", pd.DataFrame(rows).to_csv(index=False))
     if is_first():
-        last = rows[-1]
+        one = outcomes[-1]
+        recent = f" (mean of the last tests {one.recent:.2f})" if one.last else ""
         print(
-            f"seed {last['seed']}, {last['budget']} labels of {last['list']}: "
-            f"accuracy {last['accuracy']:.2f} in {last['time']:.1f} s",
+            f"seed {one.seed}, {len(one.labelled)} labels of {one.labelled.name}: "
+            f"accuracy {one.accuracy:.2f}{recent} in {one.seconds:.1f} s",
             flush=True,
         )
 
@@ -412,24 +424,23 @@ def finish_evaluation(
         for name, accuracy in zip(classes, each, strict=True):
             print(f"{name:{width}}  {accuracy}")
         seeds = f" over {len(outcomes)} seeds" if len(outcomes) > 1 else ""
+        if last := outcomes[0].last:
+            recent = mean_spread([one.recent for one in outcomes])
+            print(f"mean of at most {last} last tests: {recent}{seeds}")
         print(f"accuracy: {total}{seeds}", flush=True)
 
 
 def _table(outcomes: Sequence[Outcome], classes: Sequence[str], each: Sequence[str]) -> Table:
     """Accuracies, a column a seed."""
-    several = len(outcomes) > 1
-    rows = [
-        ["all", *(f"{one.accuracy:.2f}" for one in outcomes)],
-        *(
-            [name, *(f"{one.by_class[c]:.2f}" for one in outcomes)]
-            for c, name in enumerate(classes)
-        ),
-    ]
+    alike = {"all": [one.accuracy for one in outcomes]}
+    if last := outcomes[0].last:
+        alike[f"all, mean of at most {last} last tests"] = [one.recent for one in outcomes]
+    rows = [[name, *(f"{v:.2f}" for v in values)] for name, values in alike.items()]
+    for c, name in enumerate(classes):
+        rows.append([name, *(f"{one.by_class[c]:.2f}" for one in outcomes)])
     head = ["accuracy in %", *(f"seed {one.seed}" for one in outcomes)]
-    if several:
+    if len(outcomes) > 1:
         head.append("mean ± spread")
-        for row, text in zip(
-            rows, [mean_spread([o.accuracy for o in outcomes]), *each], strict=True
-        ):
+        for row, text in zip(rows, [*map(mean_spread, alike.values()), *each], strict=True):
             row.append(text)
     return Table(head, rows)

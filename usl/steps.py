@@ -370,8 +370,7 @@ def finish(
 def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
     """The training plan that the settings describe."""
     batch = cfg.DATALOADER.BATCH_SIZE
-    if cfg.RESUME not in ("auto", "none"):
-        raise InputError(f"RESUME is {cfg.RESUME!r}; choose auto or none")
+    check_resume(cfg.RESUME)
     return Plan(
         epochs=cfg.EPOCHS,
         steps=cfg.STEPS,
@@ -386,6 +385,12 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
         evaluate_every=cfg.EVALUATE_EVERY,
         seed=cfg.get("SEED", 0),
     )
+
+
+def check_resume(resume: str) -> None:
+    """Raise InputError unless a training is to go on, or to begin anew."""
+    if resume not in ("auto", "none"):
+        raise InputError(f"RESUME is {resume!r}; choose auto or none")
 
 
 def check_sgd(optimizer: CfgNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -164,10 +165,15 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
     Raises
     ------
     InputError
-        No heads, another number of clusters than USLT.NUM_CLUSTERS, no such head, or a budget that
-        is out of range.
+        No heads, features that they have not seen, another number of clusters than
+        USLT.NUM_CLUSTERS, no such head, or a budget that is out of range.
     """
     uslt, path = cfg.USLT, pretrained_path(cfg.MODEL)
+    if cfg.MODEL.FEATURES != "head" or cfg.MODEL.ARCH == "pixels":
+        raise InputError(
+            f"MODEL.ARCH is {cfg.MODEL.ARCH} and MODEL.FEATURES {cfg.MODEL.FEATURES}; the heads of "
+            "USL-T were trained on those of its own network; set MODEL.FEATURES head"
+        )
     heads = load_heads(path, trust=cfg.MODEL.TRUST_CHECKPOINT)
     clusters = len(heads[0].get_parameter("weight"))
     if uslt.NUM_CLUSTERS not in (0, clusters):
@@ -183,10 +189,14 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
 
 @torch.inference_mode()
 def logits_of(heads: nn.ModuleList, features: np.ndarray) -> torch.Tensor:
-    """Logits of every head for saved features (N, D), (N, H, C), float32, block by block."""
-    rows = torch.from_numpy(features).float()
-    blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
-    return torch.cat([torch.stack([head(block) for head in heads], dim=1) for block in blocks])
+    """Logits of every head for saved features (N, D), (N, H, C), float64, block by block.
+
+    In float32 rounding would decide between clusters that a reassignment has just parted.
+    """
+    exact = copy.deepcopy(heads).double()
+    starts = range(0, len(features), BLOCK)
+    blocks = (torch.from_numpy(features[start : start + BLOCK]).double() for start in starts)
+    return torch.cat([torch.stack([head(block) for head in exact], dim=1) for block in blocks])
 
 
 def save_picks(run: Run, cfg: CfgNode, picks: torch.Tensor) -> None:

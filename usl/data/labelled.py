@@ -166,6 +166,8 @@ def _labelled(
 
 def _remarked(labelled: Labelled, images: AnyDataset) -> Labelled:
     """Remark which classes have no label: what is trained on the list never answers with them."""
+    if not images.classes:
+        return labelled
     counts = labelled.counts(len(images.classes))
     missing = tuple(name for name, n in zip(images.classes, counts, strict=True) if not n)
     if not missing:
@@ -177,11 +179,15 @@ def _classes_of(answers: list[tuple[int, str]], classes: tuple[str, ...], path: 
     """Numbers of the classes that answers, each with its line, name; names go before numbers."""
     numbers = {str(number): number for number in range(len(classes))}
     known = numbers | {name: number for number, name in enumerate(classes)}
+    advice = f"0 to {len(classes) - 1} or a name: {_some(classes)}"
+    if not classes:
+        # Nobody has said which there are.
+        known = {a: int(a) for _, a in answers if a.isdecimal() and len(a) < 10}
+        advice = "a whole number from 0 on"
     for line, answer in answers:
         if answer not in known:
             raise InputError(
-                f"{path}, line {line}: the label {answer!r} is no class; give 0 to "
-                f"{len(classes) - 1} or a name: {_some(classes)}"
+                f"{path}, line {line}: the label {answer!r} is no class; give {advice}"
             )
     return [known[answer] for _, answer in answers]
 
