@@ -13,8 +13,6 @@ import torch
 from usl import distributed, steps
 from usl.config import parse, pretrain_defaults
 from usl.data.augment import MocoChain
-from usl.data.datasets import open_dataset
-from usl.data.views import Views
 from usl.models.encoders import new_network, save_encoder
 from usl.run import choose_device, cli, start
 from usl.training.loop import fit
@@ -24,8 +22,8 @@ from usl.training.pretraining import Contrast, contrastive_step, monitor
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(pretrain_defaults(), argv, script=__file__, doc=__doc__)
-    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
-    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    train = steps.open_images(cfg, "train")
+    test = steps.open_test_images(cfg, train)
     batch_size = cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=cfg.EMA_DECAY)
     contrast = Contrast(
@@ -42,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     augment = cfg.AUGMENT
     chain = MocoChain(
+        size=getattr(train, "side", 32),
         scale=(augment.CROP, 1.0),
         flip=augment.FLIP,
         jitter=augment.JITTER,
@@ -55,13 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.manual_seed(cfg.SEED)
         network = new_network(cfg.MODEL.ARCH, cfg.MODEL.WIDTH, cfg.MODEL.DEPTH, cld=cfg.CLD)
         network = network.to(device, memory_format=torch.channels_last)
-        views = Views(
-            train,
-            cfg.DATASET.TRANSFORM_NAME,
-            seed=cfg.SEED,
-            device=device,
-            backend=augment.BACKEND,
-        )
+        views = steps.views_of(cfg, train, device=device)
         run = start(cfg, argv, script=__file__)
         run.note(dataset=train.name, size=len(train), images=train.fingerprint())
 

@@ -222,6 +222,10 @@ def test_global_loss_by_hand(double):
         loss, counts = global_loss(w, s, GlobalOptions(0.95, *options))
         close(loss, expected)
         assert counts.tolist() == [2, 1, 0]
+    # Above the threshold, not at it.
+    even = torch.zeros(3, 2)
+    assert global_loss(even, torch.randn(3, 2), GlobalOptions(0.5))[1].tolist() == [0, 0]
+    assert global_loss(even, torch.randn(3, 2), GlobalOptions(0.49))[1].sum() == 3
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

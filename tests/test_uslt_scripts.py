@@ -86,7 +86,7 @@ def selection(root, checkpoint, folder):
     return (
         "--cfg", "configs/cifar10_usl-t.yaml", "--opts", *TINY, "DATASET.ROOT_DIR", root,
         "MODEL.PRETRAIN_PATH", checkpoint, "RUN_DIR", folder, "USLT.NUM_SELECTED_SAMPLES", 0,
-        "DATALOADER.BATCH_SIZE", 16,
+        "USLT.NUM_CLUSTERS", 0, "DATALOADER.BATCH_SIZE", 16,
     )  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def test_shuffled_labels_change_nothing(clean, data, tmp_path, script, capsys):
     equal_training(load(tmp_path / "trained"), load(clean[0] / "trained"))
     out = capsys.readouterr().out
     assert re.findall("live/0.*", out) == re.findall("live/0.*", clean[2].stdout)
-    assert re.findall("macc [\\d.]+", out) != re.findall("macc [\\d.]+", clean[2].stdout)
+    assert re.findall(r"macc [\d.]+", out) != re.findall(r"macc [\d.]+", clean[2].stdout)
     checkpoint = tmp_path / "trained" / "checkpoint.pth"
     script(SELECT, *selection(tmp_path, checkpoint, tmp_path / "picked"))
     assert printed(capsys.readouterr().out) == printed(clean[3].stdout)
@@ -383,7 +383,7 @@ def test_released_checkpoints_give_the_picks_computed_by_hand(
         SELECT, "--cfg", "configs/cifar10_usl-t.yaml", "--opts", "DATASET.ROOT_DIR", root,
         "MODEL.PRETRAIN_PATH", root / "cifar10_usl_t_3_heads.pth", "RUN_DIR", tmp_path,
         "USLT.NUM_SELECTED_SAMPLES", budget, "USLT.HEAD_IN_USE", head, "USLT.USE_MEAN_PROB", mean,
-        "RECOMPUTE_ALL", not reuse,
+        "USLT.NUM_CLUSTERS", 0, "RECOMPUTE_ALL", not reuse,
     )  # fmt: skip
     found = printed(capsys.readouterr().out)
     budget = budget or CLUSTERS
@@ -689,8 +689,8 @@ def folder_selection(root, checkpoint, run):
     return (
         "--cfg", "configs/ImageNet100_usl-t_0.3.yaml", "--opts", *FOLDER, "RUN_NAME", "mine",
         "DATASET.ROOT_DIR", root, "MODEL.PRETRAIN_PATH", checkpoint, "RUN_DIR", run,
-        "USLT.NUM_PSEUDO_LABELS_PER_CLUSTER", 2, "DATALOADER.BATCH_SIZE", 16,
-        "DATALOADER.WORKERS", 1,
+        "USLT.NUM_PSEUDO_LABELS_PER_CLUSTER", 2, "USLT.NUM_CLUSTERS", 0,
+        "DATALOADER.BATCH_SIZE", 16, "DATALOADER.WORKERS", 1,
     )  # fmt: skip
 
 

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(uslt_imagenet_pretrain_defaults(), argv, script=__file__, doc=__doc__)
     uslt_steps.check_options(cfg)
-    train, test = (steps.open_images(cfg, split) for split in ("train", "test"))
+    train = steps.open_images(cfg, "train")
+    test = steps.open_test_images(cfg, train) or train
     uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
     backbone, encoder = uslt_steps.pretext_of(cfg.MODEL)

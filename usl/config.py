@@ -236,7 +236,9 @@ def _add_moco_chain(c: CfgNode) -> CfgNode:
 
 def pretrain_defaults() -> CfgNode:
     """Settings of ``pretrain.py``."""
-    c = _add_moco_chain(_add_training(_add_images(_run_defaults())))
+    c = _add_moco_chain(_add_training(_add_images_in_files(_add_images(_run_defaults()))))
+    # Decoded images to keep in memory.
+    c.DATALOADER.CACHE_GB = 8.0
     c.DATALOADER.BATCH_SIZE = 512
     # ARCH: ResNet18 or SmallResNet. Channels of the first stage, and layers (10, 18, 26, …), of
     # SmallResNet.

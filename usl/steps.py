@@ -491,6 +491,13 @@ def open_images(cfg: CfgNode, split: str) -> AnyDataset:
     )
 
 
+def open_test_images(cfg: CfgNode, train: AnyDataset) -> AnyDataset | None:
+    """The test images; None for people's own images, which have no labels to be tested on."""
+    if train.labels is None:
+        return None
+    return open_images(cfg, "test")
+
+
 def views_of(cfg: CfgNode, images: AnyDataset, *, device: torch.device) -> ImageViews:
     """Views of images in memory, or of those in files."""
     transform, seed = cfg.DATASET.TRANSFORM_NAME, cfg.SEED

@@ -36,6 +36,7 @@ class ImageViews(Protocol):
     """Views of images in memory, :class:`Views`, or of those in files, ``FolderViews``."""
 
     device: torch.device
+    transform: str
 
     def __call__(
         self, chain: Any, images: Tensor, epoch: int, view: int, *, of: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,9 @@ class FixMatch:
             )
         if not 0 <= self.threshold <= 1:
             raise InputError(f"FIXMATCH.THRESHOLD is {self.threshold}; choose 0 to 1")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise InputError(f"FIXMATCH.TEMPERATURE is {self.temperature}; choose above 0")
-        if not self.weight >= 0:
+        if not 0 <= self.weight < math.inf:
             raise InputError(f"FIXMATCH.LAMBDA_U is {self.weight}; choose 0 or more")
 
     def check_processes(self) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from usl import distributed
-from usl.data.datasets import ImageDataset
+from usl.data.datasets import AnyDataset
 from usl.data.draws import one_of
-from usl.data.views import Chain, Views
+from usl.data.views import Chain, ImageViews
 from usl.errors import InputError
 from usl.features import extract
 from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
@@ -61,7 +61,12 @@ class Contrast:
 
 
 def contrastive_step(
-    views: Views, chain: Chain, contrast: Contrast, *, seed: int, neighbors: Tensor | None = None
+    views: ImageViews,
+    chain: Chain,
+    contrast: Contrast,
+    *,
+    seed: int,
+    neighbors: Tensor | None = None,
 ) -> Callable[[nn.Module], Step]:
     """The step of SimCLR, and with ``contrast.cld`` of CLD, for :func:`usl.training.loop.fit`.
 
@@ -111,9 +116,9 @@ class Embedding(nn.Module):
 
 
 def monitor(
-    train: ImageDataset,
-    test: ImageDataset | None,
-    views: Views,
+    train: AnyDataset,
+    test: AnyDataset | None,
+    views: ImageViews,
     chain: Chain,
     *,
     batch_size: int,
@@ -125,7 +130,7 @@ def monitor(
     features of the head and by those that it sees.
     """
 
-    def embed(encoder: nn.Module, dataset: ImageDataset) -> Tensor:
+    def embed(encoder: nn.Module, dataset: AnyDataset) -> Tensor:
         features = extract(
             encoder,
             dataset,
