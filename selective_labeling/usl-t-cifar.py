@@ -13,7 +13,7 @@ from usl.config import parse, uslt_defaults
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.points import Points
-from usl.selection.uslt import best_of_clusters, confident
+from usl.selection.uslt import best_of_clusters
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,20 +24,19 @@ def main(argv: list[str] | None = None) -> None:
     heads, budget = uslt_steps.heads_of(cfg, len(images))
     run = start(cfg, argv, script=__file__)
 
-    # 1. Features of every image, in dataset order, and what each head makes of them.
+    # 1. Features of every image, in dataset order.
     features = steps.image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
-    logits = uslt_steps.logits_of(heads, features)
 
-    chosen = {}
-    for head in range(len(heads)):
-        # 2. Clusters of a head, and how sure it is of every image.
-        clusters, confidence = confident(logits, head=head, mean_of_heads=cfg.USLT.USE_MEAN_PROB)
+    # 2. Clusters of each head, and how sure it is of every image.
+    chosen, mean = [], cfg.USLT.USE_MEAN_PROB
+    for clusters, confidence in uslt_steps.clusters_of(heads, features, mean_of_heads=mean):
         # 3. From each cluster the image it is surest of. One head's picks are kept.
-        chosen[head] = clusters, confidence, best_of_clusters(clusters, confidence, budget)
-        uslt_steps.print_worth(head, clusters, chosen[head][2], images.labels)
+        picks = best_of_clusters(clusters, confidence, budget)
+        uslt_steps.print_worth(len(chosen), clusters, picks, images.labels)
+        chosen.append((clusters, confidence, picks))
     clusters, confidence, picks = chosen[cfg.USLT.HEAD_IN_USE]
     uslt_steps.save_picks(run, cfg, picks)
-    sizes = torch.bincount(clusters, minlength=logits.shape[2])
+    sizes = torch.bincount(clusters, minlength=uslt_steps.cluster_count(heads))
     result = SeedResult(cfg.USLT.HEAD_IN_USE, picks.numpy(), sizes[clusters[picks]].numpy())
     print_picks(result, images)
 

@@ -16,7 +16,7 @@ from usl.config import parse, uslt_imagenet_defaults
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.points import Points
-from usl.selection.uslt import best_of_clusters, confident
+from usl.selection.uslt import best_of_clusters
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,30 +25,30 @@ def main(argv: list[str] | None = None) -> None:
     images = steps.open_images(cfg, "train")
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
     heads, budget = uslt_steps.heads_of(cfg, len(images))
+    answers = uslt_steps.read_answers(cfg.USLT, images)
     run = start(cfg, argv, script=__file__)
 
-    # 1. Features of every image, in dataset order, and what each head makes of them.
+    # 1. Features of every image, in dataset order.
     features = steps.image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
     points = Points(features, run.device)
-    logits = uslt_steps.logits_of(heads, features)
 
     # 2. How dense is the feature space around each image?
     density = steps.neighbors(run, points, k=cfg.USLT.KNN_K, backend=cfg.KNN.BACKEND)
 
     # 3. The densest image of each cluster, from the largest cluster on. One head's picks are kept.
-    chosen = {}
-    for head in range(len(heads)):
-        clusters, _ = confident(logits, head=head, mean_of_heads=cfg.USLT.USE_MEAN_PROB)
-        chosen[head] = clusters, best_of_clusters(clusters, -density.spread, budget, by_size=True)
-        uslt_steps.print_worth(head, *chosen[head], images.labels)
+    chosen = []
+    for clusters, _ in uslt_steps.clusters_of(heads, features, mean_of_heads=False):
+        picks = best_of_clusters(clusters, -density.spread, budget, by_size=True)
+        uslt_steps.print_worth(len(chosen), clusters, picks, images.labels)
+        chosen.append((clusters, picks))
     clusters, picks = chosen[cfg.USLT.HEAD_IN_USE]
     uslt_steps.save_picks(run, cfg, picks)
-    sizes = torch.bincount(clusters, minlength=logits.shape[2])
+    sizes = torch.bincount(clusters, minlength=uslt_steps.cluster_count(heads))
     result = SeedResult(cfg.USLT.HEAD_IN_USE, picks.numpy(), sizes[clusters[picks]].numpy())
     print_picks(result, images)
 
     # 4. Labels of the picks, for the densest images of their clusters too.
-    uslt_steps.save_pseudo_labels(run, cfg, images, clusters, density.spread, picks)
+    uslt_steps.save_pseudo_labels(run, cfg.USLT, images, clusters, density.spread, picks, answers)
 
     # 5. Show them.
     uslt_steps.finish_selection(run, result, images, points, density.density, sizes)

@@ -43,7 +43,7 @@ from usl.training.loop import Plan, fit
 
 STAGE = ROOT / "semisup-fixmatch-cifar"
 CPU = torch.device("cpu")
-LIST = "FIXMATCH.LABELED_INDICES_PATH"
+LIST, NUMBER = "FIXMATCH.LABELED_INDICES_PATH", "FIXMATCH.NUM_LABELED"
 LAYOUT = {"epoch", "state_dict", "ema_state_dict", "acc", "best_acc", "optimizer", "scheduler"}
 COLUMNS = ["dataset", "selector", "budget", "list", "seed", "accuracy", "time", "last20"]
 
@@ -236,7 +236,7 @@ def test_biases_and_batch_norm_do_not_decay(network):
 
 
 def test_the_schedule_by_hand():
-    (trial,) = fixmatch_trials(settings("--opts", LIST, "slice1", *DIGITS), digits())
+    (trial,) = fixmatch_trials(settings("--opts", LIST, "slice1", NUMBER, 5), DATA)
     plan, total = trial.plan, 2**20
     assert plan.total(trial.images) == total == plan.steps and trial.images == 1024 * 64 * 7
     expected = {0: 1.0, 1: 0.9999999999991412, 2**19: 0.7730104533627370, total: 0.1950903220161283}
@@ -695,13 +695,6 @@ def test_two_processes_nearly_equal_one(tmp_path):
             assert two["weights"][name] == pytest.approx(values, rel=0, abs=weight), name
 
 
-DIGITS = ("DATASET.NAME", "digits", "DATASET.TRANSFORM_NAME", "digits")
-
-
-def digits():
-    return open_dataset("digits", "")
-
-
 def settings(*argv):
     words = [str(a).replace("configs/", f"{STAGE}/configs/") for a in argv]
     return parse(fixmatch_defaults(), words, script=str(STAGE / "train.py"))
@@ -769,7 +762,7 @@ def cifar(tmp_path_factory):
 
 SHORT = (
     "DATALOADER.BATCH_SIZE", 4, "FIXMATCH.MU", 2, "STEPS", 4, "FIXMATCH.EVAL_STEPS", 2,
-    "FIXMATCH.SEEDS", "[1]", "FIXMATCH.NUM_LABELED", 20, LIST, "slice{seed}",
+    "FIXMATCH.SEEDS", "[1]", NUMBER, 20, LIST, "slice{seed}",
 )  # fmt: skip
 WIDE = ("MODEL.DEPTH", 10, "MODEL.WIDTH", 1)
 
@@ -922,7 +915,7 @@ BAD = {
     (LIST, "{twice}"): "has the index 3 more than once; keep each once",
     (LIST, "{class}"): "line 2: the label '10' is no class; give 0 to 9 or a name",
     (LIST, "{nothing}"): "lists no image; give at least one index",
-    ("FIXMATCH.NUM_LABELED", 201): "a budget of 201 picks from 200 images",
+    (NUMBER, 201): "a budget of 201 picks from 200 images",
     ("FIXMATCH.SEEDS", "[]"): "FIXMATCH.SEEDS is empty; give at least one seed",
     ("FIXMATCH.SEEDS", "[1, 1]"): "FIXMATCH.SEEDS has a seed twice",
     ("FIXMATCH.THRESHOLD", 1.01): "FIXMATCH.THRESHOLD is 1.01; choose 0 to 1",

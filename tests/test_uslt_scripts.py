@@ -754,6 +754,6 @@ def test_a_folder_without_labels_and_the_answers_of_a_person(
     assert text == re.sub(r"([abcd])/", r"\1", labelled)
     answers.write_text("Index,Label\n" + "".join(f"{pick},0\n" for pick in picks[1:]))
     with pytest.raises(
-        InputError, match=f"no answer for 1 of the 4 picks, such as image {picks[0]}"
+        InputError, match=f"no answer for 1 of 4 picks, such as image {picks[0]}"
     ):
         script(FOLDER_SELECT, *argv, "USLT.LABELS_PATH", answers)

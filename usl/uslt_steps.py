@@ -28,7 +28,7 @@ from usl.report.selection import SeedResult
 from usl.run import Run
 from usl.selection.points import Points
 from usl.selection.usl import check_budget
-from usl.selection.uslt import check_head, pseudo_labels
+from usl.selection.uslt import check_count, check_head, confident, pseudo_labels
 from usl.steps import pretrained_path, read_neighbors, training_folder, training_settings
 from usl.training.loop import CHECKPOINT, Plan, Trained, fit
 from usl.training.uslt import Reassignment, Watch, Weights, reassigning, uslt_step
@@ -175,7 +175,7 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
             "USL-T were trained on those of its own network; set MODEL.FEATURES head"
         )
     heads = load_heads(path, trust=cfg.MODEL.TRUST_CHECKPOINT)
-    clusters = len(heads[0].get_parameter("weight"))
+    clusters = cluster_count(heads)
     if uslt.NUM_CLUSTERS not in (0, clusters):
         raise InputError(
             f"USLT.NUM_CLUSTERS is {uslt.NUM_CLUSTERS}, and {path} has {clusters}; "
@@ -187,16 +187,29 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
     return heads, budget
 
 
-@torch.inference_mode()
-def logits_of(heads: nn.ModuleList, features: np.ndarray) -> torch.Tensor:
-    """Logits of every head for saved features (N, D), (N, H, C), float64, block by block.
+def cluster_count(heads: nn.ModuleList) -> int:
+    """Outputs of each head."""
+    return len(heads[0].get_parameter("weight"))
 
-    In float32 rounding would decide between clusters that a reassignment has just parted.
+
+@torch.inference_mode()
+def clusters_of(
+    heads: nn.ModuleList, features: np.ndarray, *, mean_of_heads: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Cluster (N,) and confidence (N,) of every image, head by head, from features (N, D).
+
+    Block by block, since all logits of ImageNet would not fit into memory; in float64, since
+    in float32 rounding would decide between clusters that a reassignment has just parted. See
+    :func:`usl.selection.uslt.confident`.
     """
     exact = copy.deepcopy(heads).double()
-    starts = range(0, len(features), BLOCK)
-    blocks = (torch.from_numpy(features[start : start + BLOCK]).double() for start in starts)
-    return torch.cat([torch.stack([head(block) for head in exact], dim=1) for block in blocks])
+    found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in heads]
+    for start in range(0, len(features), BLOCK):
+        block = torch.from_numpy(features[start : start + BLOCK]).double()
+        logits = torch.stack([head(block) for head in exact], dim=1)
+        for number, parts in enumerate(found):
+            parts.append(confident(logits, head=number, mean_of_heads=mean_of_heads))
+    return [(torch.cat([c for c, _ in parts]), torch.cat([p for _, p in parts])) for parts in found]
 
 
 def save_picks(run: Run, cfg: CfgNode, picks: torch.Tensor) -> None:
@@ -225,49 +238,53 @@ def print_worth(
     print(f"head {head}: accuracy by majority label {majority:.1f}, by the pick's {by_pick:.1f}")
 
 
+def read_answers(uslt: CfgNode, images: AnyDataset) -> torch.Tensor | None:
+    """Known labels of all images, (N,), -1 where unknown; None if there are none.
+
+    A person's, from USLT.LABELS_PATH, or else the data set's.
+    """
+    check_count(uslt.NUM_PSEUDO_LABELS_PER_CLUSTER)
+    if not uslt.LABELS_PATH:
+        return None if images.labels is None else torch.from_numpy(images.labels)
+    given = read_labelled(find_input(uslt.LABELS_PATH, "answers (USLT.LABELS_PATH)"), images)
+    known = torch.full((len(images),), -1)
+    known[given.indices] = given.labels
+    return known
+
+
 def save_pseudo_labels(
     run: Run,
-    cfg: CfgNode,
+    uslt: CfgNode,
     images: AnyDataset,
     clusters: torch.Tensor,
     spread: torch.Tensor,
     picks: torch.Tensor,
+    answers: torch.Tensor | None,
 ) -> None:
     """Write the CSVs of labelled and of all other images; print how right pseudo-labels are.
 
-    The labels of the picks come from USLT.LABELS_PATH, or else from the data set. Without either,
-    the CSVs have no column Pseudolabel.
+    Without ``answers``, of :func:`read_answers`, the CSVs have no column Pseudolabel.
     """
-    known = _answers(cfg.USLT.LABELS_PATH, images, picks)
     given = None
-    if known is not None:
-        count = cfg.USLT.NUM_PSEUDO_LABELS_PER_CLUSTER
-        given = pseudo_labels(clusters, spread, picks, known, count=count)
+    if answers is not None:
+        unanswered = picks[answers[picks] < 0]
+        if len(unanswered):
+            raise InputError(
+                f"{uslt.LABELS_PATH} has no answer for {len(unanswered)} of {len(picks)} picks, "
+                f"such as image {int(unanswered[0])}; label these too"
+            )
+        count = uslt.NUM_PSEUDO_LABELS_PER_CLUSTER
+        given = pseudo_labels(clusters, spread, picks, answers[picks], count=count)
         if images.labels is not None:
             has = given >= 0
             right = (given[has] == torch.from_numpy(images.labels)[has]).double().mean()
             print(f"pseudo-labels: {int(has.sum())}, accuracy {100 * float(right):.1f}")
-    name = cfg.RUN_NAME or "usl-t"
-    if cfg.USLT.HEAD_IN_USE:
-        name += f"_seed{cfg.USLT.HEAD_IN_USE}"
+    name = run.cfg.RUN_NAME or "usl-t"
+    if uslt.HEAD_IN_USE:
+        name += f"_seed{uslt.HEAD_IN_USE}"
     labels = None if given is None else given.numpy()
     for file, text in index_csvs(images, picks.numpy(), name, pseudo_labels=labels).items():
         run.save_text(file, text)
-
-
-def _answers(path: str, images: AnyDataset, picks: torch.Tensor) -> torch.Tensor | None:
-    """Labels of the picks, (B,): a person's, or the data set's; None if there are none."""
-    if not path:
-        return None if images.labels is None else torch.from_numpy(images.labels)[picks]
-    given = read_labelled(find_input(path, "CSV of answers (USLT.LABELS_PATH)"), images)
-    known = dict(zip(given.indices.tolist(), given.labels.tolist(), strict=True))
-    unanswered = [pick for pick in picks.tolist() if pick not in known]
-    if unanswered:
-        raise InputError(
-            f"{path} has no answer for {len(unanswered)} of the {len(picks)} picks, such as image "
-            f"{unanswered[0]}; label these too"
-        )
-    return torch.tensor([known[pick] for pick in picks.tolist()])
 
 
 def finish_selection(

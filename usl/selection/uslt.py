@@ -35,7 +35,8 @@ def confident(logits: Tensor, *, head: int, mean_of_heads: bool) -> tuple[Tensor
     top = logits.double().softmax(dim=2).amax(dim=2)
     # argmax of torch may return any of equal maxima; ties go to the lowest index here.
     highest = logits[:, head] == logits[:, head].amax(dim=1, keepdim=True)
-    clusters = highest.int().argmax(dim=1)
+    numbers = torch.arange(logits.shape[2], device=logits.device)
+    clusters = torch.where(highest, numbers, len(numbers)).amin(dim=1)
     return clusters, top.mean(dim=1) if mean_of_heads else top[:, head]
 
 
@@ -43,6 +44,14 @@ def check_head(head: int, heads: int) -> None:
     """Raise InputError unless there is such a head."""
     if not 0 <= head < heads:
         raise InputError(f"USLT.HEAD_IN_USE is {head}; the checkpoint has heads 0 to {heads - 1}")
+
+
+def check_count(count: int) -> None:
+    """Raise InputError unless so many images of a cluster can get a label."""
+    if count < 1:
+        raise InputError(
+            f"USLT.NUM_PSEUDO_LABELS_PER_CLUSTER is {count}; choose at least 1, the pick itself"
+        )
 
 
 def best_of_clusters(
@@ -108,10 +117,7 @@ def pseudo_labels(
     Tensor (N,), int64
         -1 for images without one. Every pick has its own label, also where a cluster has two.
     """
-    if count < 1:
-        raise InputError(
-            f"USLT.NUM_PSEUDO_LABELS_PER_CLUSTER is {count}; choose at least 1, the pick itself"
-        )
+    check_count(count)
     label_of_cluster = torch.full((int(clusters.max()) + 1,), -1)
     # The last pick of a cluster first, so that the best one, which came first, has the last word.
     for cluster, label in zip(clusters[picks].flip(0), labels.flip(0), strict=True):
