@@ -7,35 +7,21 @@ MoCo v2's chain, USL-T's strong view (SCAN's) and FixMatch's two. Both ways make
 """
 
 import itertools
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from timing import rates
 
 from usl.data.augment import MocoChain
 from usl.data.strong import RandAugmentChain, ScanChain, WeakChain
 from usl.data.views import Chain
 
-IMAGES, ROUNDS = 512, 5
+IMAGES = 512
 CHAINS: dict[str, Chain] = {
     "moco": MocoChain(),
     "scan": ScanChain(fill=0.5),
     "weak": WeakChain(),
     "randaugment": RandAugmentChain(),
 }
-
-
-def rate(work: Callable[[], object], device: torch.device) -> float:
-    """Images per second of one call of ``work``, the median after a warm-up."""
-    seconds = []
-    for _ in range(ROUNDS + 1):
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return IMAGES / statistics.median(seconds[1:])
 
 
 def main() -> None:
@@ -57,7 +43,7 @@ def main() -> None:
             draws = chain.draw(torch.arange(IMAGES), 32, 32, seed=0, epoch=0, view=0)
             return chain.apply_pil(pictures, draws)
 
-        fast, slow = rate(batched, device), rate(one_by_one, torch.device("cpu"))
+        fast, slow = rates(batched, one_by_one, images=IMAGES, device=device)
         print(f"{kind:6}  {name:11}  {channels:8}  {fast:9.0f}  {slow:7.0f}  {fast / slow:5.1f}")
 
 

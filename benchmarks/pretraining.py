@@ -6,12 +6,9 @@ The bare pass has the same network and two views of as many images, made beforeh
 NT-Xent; the step also draws and augments the views and updates the weights. Medians, one process.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
+from timing import rates
 
 from usl.data.augment import MocoChain
 from usl.data.datasets import ImageDataset
@@ -21,18 +18,6 @@ from usl.training.contrastive import nt_xent
 from usl.training.pretraining import Contrast, contrastive_step
 
 BATCH, ROUNDS = 512, 7
-
-
-def rate(work: Callable[[], object], device: torch.device) -> float:
-    """Images per second of one call of ``work``, the median after two warm-ups."""
-    seconds = []
-    for _ in range(ROUNDS + 2):
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return BATCH / statistics.median(seconds[2:])
 
 
 def main() -> None:
@@ -63,7 +48,7 @@ def main() -> None:
                 step(rows, 0, 0)[0].backward()
                 optimizer.step()
 
-            fast, full = rate(bare, device), rate(whole, device)
+            fast, full = rates(bare, whole, images=BATCH, device=device, rounds=ROUNDS)
             name = "CLD" if cld else "SimCLR"
             print(f"{name:6}  {channels:8}  {full:6.0f}  {fast:6.0f}  {full / fast:5.2f}")
 

@@ -24,12 +24,8 @@ class Classifier(nn.Module):
     def __init__(self, backbone: CifarResNet, classes: int, *, cld: bool = False) -> None:
         super().__init__()
         self.backbone, self.cld = backbone, cld
-        self.linear: nn.Module = nn.Linear(backbone.dim, classes)
-        if cld:
-            self.linear = NormLinear(backbone.dim, classes)
-            # Columns are used at length 1; the longer they are, the slower SGD turns them. At the
-            # original's learning rate those that NormLinear draws hardly move in 5 epochs.
-            self.linear.weight.data = F.normalize(self.linear.weight.data, dim=0)
+        layer = NormLinear if cld else nn.Linear
+        self.linear: nn.Module = layer(backbone.dim, classes)
 
     def freeze_backbone(self) -> None:
         """Let gradients reach the linear layer only; running statistics still move in training."""

@@ -101,7 +101,9 @@ class NormLinear(nn.Module):
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(width_in, width).uniform_(-1, 1))
+        # The weight is used at length 1; the longer it is, the slower SGD turns it.
+        columns = torch.empty(width_in, width).uniform_(-1, 1)
+        self.weight = nn.Parameter(F.normalize(columns, dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in) to (n, out)."""
