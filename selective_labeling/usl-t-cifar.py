@@ -8,7 +8,7 @@ RUN_DIR/selected_indices_<budget>_<head>.npy and report.html.
 
 import torch
 
-from usl import steps, uslt_steps
+from usl import steps
 from usl.config import parse, uslt_defaults
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = parse(uslt_defaults(), argv, script=__file__, doc=__doc__)
     images = steps.open_images(cfg, "train")
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
-    heads, budget = uslt_steps.heads_of(cfg, len(images))
+    heads, budget = steps.uslt.heads_of(cfg, len(images))
     run = start(cfg, argv, script=__file__)
 
     # 1. Features of every image, in dataset order.
@@ -29,20 +29,20 @@ def main(argv: list[str] | None = None) -> None:
 
     # 2. Clusters of each head, and how sure it is of every image.
     chosen, mean = [], cfg.USLT.USE_MEAN_PROB
-    for clusters, confidence in uslt_steps.clusters_of(heads, features, mean_of_heads=mean):
+    for clusters, confidence in steps.uslt.clusters_of(heads, features, mean_of_heads=mean):
         # 3. From each cluster the image it is surest of. One head's picks are kept.
         picks = best_of_clusters(clusters, confidence, budget)
-        uslt_steps.print_worth(len(chosen), clusters, picks, images.labels)
+        steps.uslt.print_worth(len(chosen), clusters, picks, images.labels)
         chosen.append((clusters, confidence, picks))
     clusters, confidence, picks = chosen[cfg.USLT.HEAD_IN_USE]
-    uslt_steps.save_picks(run, cfg, picks)
-    sizes = torch.bincount(clusters, minlength=uslt_steps.cluster_count(heads))
+    steps.uslt.save_picks(run, cfg, picks)
+    sizes = torch.bincount(clusters, minlength=steps.uslt.cluster_count(heads))
     result = SeedResult(cfg.USLT.HEAD_IN_USE, picks.numpy(), sizes[clusters[picks]].numpy())
     print_picks(result, images)
 
     # 4. Show them.
     points = Points(features, run.device)
-    uslt_steps.finish_selection(run, result, images, points, confidence, sizes)
+    steps.uslt.finish_selection(run, result, images, points, confidence, sizes)
 
 
 if __name__ == "__main__":

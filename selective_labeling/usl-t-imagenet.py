@@ -11,7 +11,7 @@ picks alone; give the answers for them as USLT.LABELS_PATH, a CSV of Index,Label
 
 import torch
 
-from usl import steps, uslt_steps
+from usl import steps
 from usl.config import parse, uslt_imagenet_defaults
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = parse(uslt_imagenet_defaults(), argv, script=__file__, doc=__doc__)
     images = steps.open_images(cfg, "train")
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
-    heads, budget = uslt_steps.heads_of(cfg, len(images))
-    answers = uslt_steps.read_answers(cfg.USLT, images)
+    heads, budget = steps.uslt.heads_of(cfg, len(images))
+    answers = steps.uslt.read_answers(cfg.USLT, images)
     run = start(cfg, argv, script=__file__)
 
     # 1. Features of every image, in dataset order.
@@ -37,21 +37,21 @@ def main(argv: list[str] | None = None) -> None:
 
     # 3. The densest image of each cluster, from the largest cluster on. One head's picks are kept.
     chosen = []
-    for clusters, _ in uslt_steps.clusters_of(heads, features, mean_of_heads=False):
+    for clusters, _ in steps.uslt.clusters_of(heads, features, mean_of_heads=False):
         picks = best_of_clusters(clusters, -density.spread, budget, by_size=True)
-        uslt_steps.print_worth(len(chosen), clusters, picks, images.labels)
+        steps.uslt.print_worth(len(chosen), clusters, picks, images.labels)
         chosen.append((clusters, picks))
     clusters, picks = chosen[cfg.USLT.HEAD_IN_USE]
-    uslt_steps.save_picks(run, cfg, picks)
-    sizes = torch.bincount(clusters, minlength=uslt_steps.cluster_count(heads))
+    steps.uslt.save_picks(run, cfg, picks)
+    sizes = torch.bincount(clusters, minlength=steps.uslt.cluster_count(heads))
     result = SeedResult(cfg.USLT.HEAD_IN_USE, picks.numpy(), sizes[clusters[picks]].numpy())
     print_picks(result, images)
 
     # 4. Labels of the picks, for the densest images of their clusters too.
-    uslt_steps.save_pseudo_labels(run, cfg.USLT, images, clusters, density.spread, picks, answers)
+    steps.uslt.save_pseudo_labels(run, cfg.USLT, images, clusters, density.spread, picks, answers)
 
     # 5. Show them.
-    uslt_steps.finish_selection(run, result, images, points, density.density, sizes)
+    steps.uslt.finish_selection(run, result, images, points, density.density, sizes)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     augment = cfg.AUGMENT
     chain = MocoChain(
-        size=getattr(train, "side", 32),
+        size=train.side,
         scale=(augment.CROP, 1.0),
         flip=augment.FLIP,
         jitter=augment.JITTER,

@@ -13,7 +13,7 @@ images. Many GPUs or processes: torchrun --nproc-per-node 2 train.py --cfg ….
 
 import torch
 
-from usl import distributed, evaluation, steps
+from usl import distributed, steps
 from usl.config import fixmatch_defaults, parse
 from usl.data.strong import RandAugmentChain, WeakChain
 from usl.data.views import Views
@@ -26,7 +26,7 @@ from usl.training.supervised import Tester
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(fixmatch_defaults(), argv, script=__file__, doc=__doc__)
-    train, test = evaluation.train_and_test(cfg)
+    train, test = steps.evaluation.train_and_test(cfg)
     transform, fixmatch = cfg.DATASET.TRANSFORM_NAME, cfg.FIXMATCH
     options = FixMatch(
         cfg.DATALOADER.BATCH_SIZE,
@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         fixmatch.LAMBDA_U,
     )
     weak, strong = WeakChain(cfg.AUGMENT.FLIP), RandAugmentChain(cfg.AUGMENT.FLIP)
-    build = evaluation.fixmatch_network(cfg.MODEL, len(train.classes))
-    trials = evaluation.fixmatch_trials(cfg, train)
+    build = steps.evaluation.fixmatch_network(cfg.MODEL, len(train.classes))
+    trials = steps.evaluation.fixmatch_trials(cfg, train)
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         options.check_processes()
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
         outcomes = []
         for trial in trials:
-            evaluation.say_remarks(trial.labelled)
+            steps.evaluation.say_remarks(trial.labelled)
             # 1. A network, new or pretrained.
             torch.manual_seed(trial.seed)
             network = build().to(device, memory_format=torch.channels_last)
@@ -78,11 +78,11 @@ def main(argv: list[str] | None = None) -> None:
                 )
 
             # 3. How many of the test images does the average of its weights get right?
-            outcomes.append(evaluation.outcome_of(trial, trained, tester, last=20))
-            evaluation.save_outcomes(run, train.name, outcomes)
+            outcomes.append(steps.evaluation.outcome_of(trial, trained, tester, last=20))
+            steps.evaluation.save_outcomes(run, train.name, outcomes)
 
         # 4. Mean and spread over the seeds.
-        evaluation.finish_evaluation(
+        steps.evaluation.finish_evaluation(
             run,
             outcomes,
             classes=train.classes,

@@ -13,7 +13,7 @@ import copy
 
 import torch
 
-from usl import distributed, evaluation, steps
+from usl import distributed, steps
 from usl.config import finetune_defaults, parse
 from usl.data.views import Views
 from usl.models.classifier import Classifier
@@ -25,11 +25,11 @@ from usl.training.supervised import Tester, supervised_step
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(finetune_defaults(), argv, script=__file__, doc=__doc__)
-    train, test = evaluation.train_and_test(cfg)
+    train, test = steps.evaluation.train_and_test(cfg)
     transform, batch_size = cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
-    chain = evaluation.training_chain(transform, cfg.AUGMENT)
+    chain = steps.evaluation.training_chain(transform, cfg.AUGMENT)
     pretrained, encoder = steps.load_backbone_of(cfg.MODEL)
-    trials = evaluation.finetune_trials(cfg, train)
+    trials = steps.evaluation.finetune_trials(cfg, train)
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         for trial in trials:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
         outcomes = []
         for trial in trials:
-            evaluation.say_remarks(trial.labelled)
+            steps.evaluation.say_remarks(trial.labelled)
             # 1. A fresh linear layer on the pretrained network, which stays as it is but for the
             #    statistics of batch norm.
             torch.manual_seed(trial.seed)
@@ -67,11 +67,11 @@ def main(argv: list[str] | None = None) -> None:
                 )
 
             # 3. How many of the test images does it get right?
-            outcomes.append(evaluation.outcome_of(trial, trained, tester))
-            evaluation.save_outcomes(run, train.name, outcomes)
+            outcomes.append(steps.evaluation.outcome_of(trial, trained, tester))
+            steps.evaluation.save_outcomes(run, train.name, outcomes)
 
         # 4. Mean and spread over the seeds.
-        evaluation.finish_evaluation(
+        steps.evaluation.finish_evaluation(
             run,
             outcomes,
             classes=train.classes,

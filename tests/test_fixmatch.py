@@ -26,11 +26,11 @@ from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.labelled import Labelled
 from usl.data.strong import RandAugmentChain, WeakChain
 from usl.data.views import Views
-from usl.evaluation import Outcome, fixmatch_network, fixmatch_trials, mean_spread
 from usl.models.classifier import Classifier
 from usl.models.encoders import new_network, save_encoder
 from usl.models.resnet_cifar import CifarResNet, small_resnet
 from usl.models.wideresnet import WideResNet
+from usl.steps.evaluation import Outcome, fixmatch_network, fixmatch_trials, mean_spread
 from usl.training import fixmatch, loop
 from usl.training.fixmatch import (
     FixMatch,

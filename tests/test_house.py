@@ -12,7 +12,7 @@ FLOORS = {
     "selection": 1, "metrics": 1, "distributed": 1,
     "data": 2, "models": 2, "checkpoints": 2, "artifacts": 2,
     "features": 3, "training": 3,
-    "config": 4, "run": 4, "report": 4, "steps": 4, "uslt_steps": 4, "evaluation": 4,
+    "config": 4, "run": 4, "report": 4, "steps": 4,
 }  # fmt: skip
 
 

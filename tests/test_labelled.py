@@ -15,9 +15,9 @@ from usl import InputError
 from usl.config import finetune_defaults, parse
 from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.labelled import draw_labelled, read_labelled
-from usl.evaluation import compare_counts, read_labels, say_remarks, selector_of
 from usl.selection.baselines import stratified_picks
 from usl.selection.random import random_picks
+from usl.steps.evaluation import compare_counts, read_labels, say_remarks, selector_of
 
 SCRIPT = str(ROOT / "semisup-simclrv2-cld" / "fine_tune.py")
 RELEASED = ROOT / "selective_labeling" / "released"

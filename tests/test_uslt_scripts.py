@@ -18,7 +18,7 @@ from conftest import ROOT, make_cifar
 from PIL import Image
 from torch import nn
 
-from usl import InputError, steps
+from usl import InputError
 from usl.data import datasets
 from usl.data.transforms import NORMALIZATION
 from usl.models.resnet_cifar import CifarResNet, CldNetwork, PretextEncoder, small_resnet
@@ -46,8 +46,9 @@ def run(name, *argv):
 @pytest.fixture
 def script(monkeypatch):
     """Call a script's main(argv) in this process, from its own folder, without pictures."""
-    for name in ("write_training_report", "write_selection_report", "feature_map"):
-        monkeypatch.setattr(steps, name, lambda *args, **options: None)
+    for name in ("training.write_training_report", "selection.write_selection_report"):
+        monkeypatch.setattr(f"usl.steps.{name}", lambda *args, **options: None)
+    monkeypatch.setattr("usl.steps.selection.feature_map", lambda *args: None)
 
     def call(name, *argv):
         monkeypatch.chdir(folder_of(name))
@@ -753,7 +754,5 @@ def test_a_folder_without_labels_and_the_answers_of_a_person(
     labelled = (tmp_path / "labelled" / "train_11.11p_gen_mine_index.csv").read_text()
     assert text == re.sub(r"([abcd])/", r"\1", labelled)
     answers.write_text("Index,Label\n" + "".join(f"{pick},0\n" for pick in picks[1:]))
-    with pytest.raises(
-        InputError, match=f"no answer for 1 of 4 picks, such as image {picks[0]}"
-    ):
+    with pytest.raises(InputError, match=f"no answer for 1 of 4 picks, such as image {picks[0]}"):
         script(FOLDER_SELECT, *argv, "USLT.LABELS_PATH", answers)

@@ -10,7 +10,7 @@ with. Many GPUs or processes: torchrun --nproc-per-node 2 usl-t-cifar-pretrain.p
 
 import torch
 
-from usl import distributed, steps, uslt_steps
+from usl import distributed, steps
 from usl.config import parse, uslt_pretrain_defaults
 from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION
@@ -22,12 +22,12 @@ from usl.training.uslt import Watch
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(uslt_pretrain_defaults(), argv, script=__file__, doc=__doc__)
-    uslt_steps.check_options(cfg)
+    steps.uslt.check_options(cfg)
     train, test = (steps.open_images(cfg, split) for split in ("train", "test"))
     uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
     backbone, encoder = steps.load_backbone_of(cfg.MODEL)
-    neighbors = uslt_steps.neighbors_of(cfg, len(train))
+    neighbors = steps.uslt.neighbors_of(cfg, len(train))
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         plan.check(len(train))
@@ -47,13 +47,13 @@ def main(argv: list[str] | None = None) -> None:
         # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
         look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
         with run.timed("training"):
-            trained = uslt_steps.train_heads(
+            trained = steps.uslt.train_heads(
                 cfg, plan, network, views, chain, neighbors, train,
                 Watch(test, transform, **look), reassign=False,
             )  # fmt: skip
 
         # 4. How the images to choose from are clustered.
-        uslt_steps.finish_training(
+        steps.uslt.finish_training(
             run, trained, Watch(train, transform, **look), clusters=uslt.NUM_SELECTED_SAMPLES
         )
 

@@ -12,7 +12,7 @@ Labels, where there are any, are only compared with. Many GPUs or processes: tor
 
 import torch
 
-from usl import distributed, steps, uslt_steps
+from usl import distributed, steps
 from usl.config import parse, uslt_imagenet_pretrain_defaults
 from usl.data.augment import MocoChain
 from usl.models.resnet_cifar import EMBEDDING
@@ -24,13 +24,13 @@ from usl.training.uslt import Watch, start_heads
 def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(uslt_imagenet_pretrain_defaults(), argv, script=__file__, doc=__doc__)
-    uslt_steps.check_options(cfg)
+    steps.uslt.check_options(cfg)
     train = steps.open_images(cfg, "train")
     test = steps.open_test_images(cfg, train) or train
     uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
-    backbone, encoder = uslt_steps.pretext_of(cfg.MODEL)
-    neighbors = uslt_steps.neighbors_of(cfg, len(train))
+    backbone, encoder = steps.uslt.pretext_of(cfg.MODEL)
+    neighbors = steps.uslt.neighbors_of(cfg, len(train))
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         plan.check(len(train))
@@ -51,13 +51,13 @@ def main(argv: list[str] | None = None) -> None:
         #    empty.
         look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
         with run.timed("training"):
-            trained = uslt_steps.train_heads(
+            trained = steps.uslt.train_heads(
                 cfg, plan, network, views, chain, neighbors, train,
                 Watch(test, transform, **look), reassign=True,
             )  # fmt: skip
 
         # 4. How the images to choose from are clustered.
-        uslt_steps.finish_training(
+        steps.uslt.finish_training(
             run, trained, Watch(train, transform, **look), clusters=uslt.NUM_SELECTED_SAMPLES
         )
 

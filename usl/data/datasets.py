@@ -98,6 +98,11 @@ class ImageDataset:
             images = F.pad(images, [(32 - side) // 2] * 4)
         return images
 
+    @property
+    def side(self) -> int:
+        """Of the square that networks see, in pixels."""
+        return int(self._fitted(torch.from_numpy(self.images[:1]).permute(0, 3, 1, 2)).shape[-1])
+
     def mean(self) -> Tensor:
         """The mean of the images as they are, (C, H, W), float32, from sums in float64."""
         mean = self.images.mean(axis=0, dtype=np.float64) / self.white

@@ -30,15 +30,9 @@ from usl.models.wideresnet import WideResNet
 from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run, log
-from usl.steps import (
-    check_resume,
-    check_seeds,
-    check_sgd,
-    plan_of,
-    pretrained_path,
-    training_folder,
-    training_settings,
-)
+from usl.steps.inputs import pretrained_path
+from usl.steps.selection import check_seeds
+from usl.steps.training import check_resume, check_sgd, plan_of, training_folder, training_settings
 from usl.training.loop import Plan, Trained
 from usl.training.supervised import Tester
 

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from usl import steps
 from usl.artifacts import fingerprint
 from usl.checkpoints import load_weights, read_checkpoint, weights_in
 from usl.config import CfgNode, as_dict, find_input
@@ -29,7 +28,9 @@ from usl.run import Run
 from usl.selection.points import Points
 from usl.selection.usl import check_budget
 from usl.selection.uslt import check_count, check_head, confident, pseudo_labels
-from usl.steps import pretrained_path, read_neighbors, training_folder, training_settings
+from usl.steps import selection, training
+from usl.steps.inputs import pretrained_path, read_neighbors
+from usl.steps.training import training_folder, training_settings
 from usl.training.loop import CHECKPOINT, Plan, Trained, fit
 from usl.training.uslt import Reassignment, Watch, Weights, reassigning, uslt_step
 from usl.training.uslt_losses import GlobalCriterion, GlobalOptions, LocalCriterion
@@ -151,7 +152,7 @@ def finish_training(run: Run, trained: Trained, watch: Watch, *, clusters: int) 
             text = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             print(f"training images, head {head}: {text}")
     images = watch.data
-    steps.finish_training(
+    training.finish_training(
         run,
         trained.metrics,
         title=f"A selector of {clusters} of {len(images):,} images",
@@ -215,7 +216,7 @@ def clusters_of(
 def save_picks(run: Run, cfg: CfgNode, picks: torch.Tensor) -> None:
     """Write ``selected_indices_<budget>_<head>.npy``."""
     source = {"features": run.facts["features"], "uslt": as_dict(cfg.USLT)}
-    steps.save_picks(
+    selection.save_picks(
         run, picks.numpy(), budget=len(picks), seed=cfg.USLT.HEAD_IN_USE, source=source
     )
 
@@ -296,7 +297,7 @@ def finish_selection(
     sizes: torch.Tensor,
 ) -> None:
     """Write the report of a selection and close the run."""
-    steps.finish(
+    selection.finish(
         run,
         [result],
         title=f"{len(result.picks)} of {len(images):,} images worth labelling",

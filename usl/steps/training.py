@@ -1,0 +1,131 @@
+"""The steps of a training: its plan, optimizer, what it may be resumed with, its report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from usl.artifacts import fingerprint
+from usl.config import LIST_KEYS, CfgNode, as_dict, find_input
+from usl.data.datasets import AnyDataset
+from usl.distributed import is_first
+from usl.errors import InputError
+from usl.report.training import write_training_report
+from usl.run import Run
+from usl.training.loop import Plan
+
+# Settings that do not change what a training ends with.
+FREE_SETTINGS = (
+    "RUN_NAME",
+    "RUN_DIR",
+    "SAVE_DIR",
+    "SAVE_DIR_EXIST_OK",
+    "OPTS_IN_RUN_NAME",
+    "SKIP_SAVE",
+    "DEVICE",
+    "RESUME",
+    "CHECKPOINT_STEPS",
+    "HALF_ENCODER",
+)
+
+
+def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
+    """The training plan that the settings describe."""
+    batch = cfg.DATALOADER.BATCH_SIZE
+    check_resume(cfg.RESUME)
+    return Plan(
+        epochs=cfg.EPOCHS,
+        steps=cfg.STEPS,
+        batch_size=batch,
+        lr=cfg.OPTIMIZER.LR,
+        warmup=cfg.WARMUP_EPOCHS * (images // max(1, batch)),
+        schedule=cfg.SCHEDULE,
+        accumulate=cfg.ACCUMULATE,
+        precision=cfg.PRECISION,
+        ema=ema,
+        save_every=cfg.CHECKPOINT_STEPS,
+        evaluate_every=cfg.EVALUATE_EVERY,
+        seed=cfg.get("SEED", 0),
+    )
+
+
+def check_resume(resume: str) -> None:
+    """Raise InputError unless a training is to go on, or to begin anew."""
+    if resume not in ("auto", "none"):
+        raise InputError(f"RESUME is {resume!r}; choose auto or none")
+
+
+def check_sgd(optimizer: CfgNode) -> None:
+    """Raise InputError unless the OPTIMIZER settings are possible ones of SGD."""
+    if optimizer.get("NAME", "SGD") != "SGD":
+        raise InputError(f"unknown OPTIMIZER.NAME {optimizer.NAME!r}; choose SGD")
+    for name in ("MOMENTUM", "WEIGHT_DECAY"):
+        if not 0 <= optimizer[name] < math.inf:
+            raise InputError(f"OPTIMIZER.{name} is {optimizer[name]}; choose 0 or more")
+    if optimizer.NESTEROV and not optimizer.MOMENTUM:
+        raise InputError("OPTIMIZER.NESTEROV needs a MOMENTUM; set one above 0, or NESTEROV False")
+
+
+def sgd(network: nn.Module, optimizer: CfgNode, *, decay_all: bool = True) -> torch.optim.Optimizer:
+    """SGD of the parameters that are to be trained, as the OPTIMIZER settings describe it.
+
+    Without ``decay_all`` biases and batch norm, which have one dimension, do not decay.
+    """
+    check_sgd(optimizer)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if not decay_all:
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.SGD(
+        groups,
+        lr=optimizer.LR,
+        momentum=optimizer.MOMENTUM,
+        nesterov=optimizer.NESTEROV,
+        weight_decay=optimizer.WEIGHT_DECAY,
+    )
+
+
+def training_folder(cfg: CfgNode) -> Path | None:
+    """RUN_DIR, in every process; None with SKIP_SAVE."""
+    return None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR)
+
+
+def training_settings(cfg: CfgNode, images: AnyDataset) -> dict[str, Any]:
+    """What must be the same for an interrupted training to go on: all that changes the weights."""
+    settings = as_dict(cfg)
+    for key in FREE_SETTINGS:
+        settings.pop(key, None)
+    settings["DATASET"].pop("ROOT_DIR")
+    settings["DATALOADER"].pop("WORKERS")
+    # An input is known by its content, wherever it lies.
+    for name, section in settings.items():
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if key.endswith("_PATH") and value and f"{name}.{key}" not in LIST_KEYS:
+                section[key] = fingerprint(find_input(value, f"file ({name}.{key})"))
+    return settings | {"images": images.fingerprint()}
+
+
+def finish_training(run: Run, metrics: pd.DataFrame, *, title: str, facts: dict[str, Any]) -> None:
+    """Write ``report.html`` with the curves, print the last numbers, and close the run."""
+    if is_first():
+        print("\n".join(f"{name}: {value:.4g}" for name, value in metrics.iloc[-1].items()))
+    if run.folder is not None:
+        path = run.folder / "report.html"
+        write_training_report(
+            path,
+            metrics,
+            title=title,
+            facts=facts | {"Device": str(run.device)},
+            command=run.command,
+            timings=run.timings,
+        )
+        print(f"report: {path}", flush=True)
+    run.finish()
