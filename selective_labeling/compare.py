@@ -15,7 +15,6 @@ import torch
 
 from usl import steps
 from usl.config import compare_defaults, parse
-from usl.data.datasets import open_dataset
 from usl.metrics import linear_probe, summarize, weighted_knn
 from usl.report.page import Table
 from usl.report.selection import SeedResult
@@ -30,9 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(compare_defaults(), argv, script=__file__, doc=__doc__)
     regularizer = steps.regularizer_of(cfg.USL.REG)
-    train = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
-    test = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "test")
+    train, test = steps.evaluation.train_and_test(cfg)
     steps.check_settings(cfg, cfg.COMPARE.BUDGETS, len(train))
+    listed = steps.listed_picks(cfg.COMPARE.LIST, train, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, train)
     run = start(cfg, argv, script=__file__)
 
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
                 ).indices,
                 "USL": chosen.indices,
             }
-            selections |= steps.listed_picks(cfg.COMPARE.LIST, train, budget=budget, seed=seed)
+            selections |= listed[budget, seed]
             steps.save_lists(run, train.name, selections, budget=budget, seed=seed)
             # 3. What they are worth.
             for selector, picks in selections.items():

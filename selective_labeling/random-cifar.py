@@ -8,7 +8,6 @@ report.html.
 
 from usl import steps
 from usl.config import parse, random_defaults
-from usl.data.datasets import open_dataset
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.random import random_picks
@@ -19,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(random_defaults(), argv, script=__file__, doc=__doc__)
     budget = cfg.RANDOM.NUM_SELECTED_SAMPLES
-    images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+    images = steps.open_images(cfg, "train")
     check_budget(budget, len(images))
     steps.check_seeds(cfg.RANDOM.SEEDS, "RANDOM.SEEDS")
     run = start(cfg, argv, script=__file__)

@@ -8,7 +8,6 @@ report.html.
 
 from usl import steps
 from usl.config import parse, usl_defaults
-from usl.data.datasets import open_dataset
 from usl.report.selection import SeedResult, print_picks
 from usl.run import cli, start
 from usl.selection.points import Points
@@ -18,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(usl_defaults(), argv, script=__file__, doc=__doc__)
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, steps.regularizer_of(cfg.USL.REG)
-    images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, "train")
+    images = steps.open_images(cfg, "train")
     steps.check_settings(cfg, [budget], len(images))
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
     run = start(cfg, argv, script=__file__)

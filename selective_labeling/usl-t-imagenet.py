@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     chosen = []
     for clusters, _ in steps.uslt.clusters_of(heads, features, mean_of_heads=False):
         picks = best_of_clusters(clusters, -density.spread, budget, by_size=True)
-        steps.uslt.print_worth(len(chosen), clusters, picks, images.labels)
+        steps.uslt.print_worth(
+            len(chosen), clusters, picks, images.labels, spread=density.spread,
+            count=cfg.USLT.NUM_PSEUDO_LABELS_PER_CLUSTER,
+        )  # fmt: skip
         chosen.append((clusters, picks))
     clusters, picks = chosen[cfg.USLT.HEAD_IN_USE]
     steps.uslt.save_picks(run, cfg, picks)

@@ -29,7 +29,6 @@ def main(argv: list[str] | None = None) -> None:
     contrast = Contrast(
         cfg.SIMCLR.TEMPERATURE, cfg.CLD, cfg.GROUP.COUNT, cfg.GROUP.TEMPERATURE, cfg.GROUP.WEIGHT
     )
-    contrast.check(batch_size // cfg.ACCUMULATE)
     neighbors = None
     if cfg.SIMCLR.TOPK_NEIGHBORS_PATH:
         neighbors = steps.read_neighbors(
@@ -50,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         plan.check(len(train))
+        contrast.check(batch_size // cfg.ACCUMULATE)
         # 1. A network with a head (two for CLD), and two random views of each image.
         torch.manual_seed(cfg.SEED)
         network = new_network(cfg.MODEL.ARCH, cfg.MODEL.WIDTH, cfg.MODEL.DEPTH, cld=cfg.CLD)

@@ -17,7 +17,7 @@ from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.labelled import draw_labelled, read_labelled
 from usl.selection.baselines import stratified_picks
 from usl.selection.random import random_picks
-from usl.steps.evaluation import compare_counts, read_labels, say_remarks, selector_of
+from usl.steps.evaluation import _selector_of, compare_counts, read_labels, say_remarks
 
 SCRIPT = str(ROOT / "semisup-simclrv2-cld" / "fine_tune.py")
 RELEASED = ROOT / "selective_labeling" / "released"
@@ -328,4 +328,4 @@ def test_a_folder_and_nothing_are_no_lists(tmp_path):
     ],
 )
 def test_which_selector_a_list_comes_from(name, selector):
-    assert selector_of(name, "cifar10") == selector
+    assert _selector_of(name, "cifar10") == selector

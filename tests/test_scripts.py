@@ -200,11 +200,11 @@ def test_usl_features_in_the_other_form_and_normalised(tmp_path, script, capsys)
 
 
 def test_compare_on_digits(tmp_path, script, capsys):
-    elsewhere = tmp_path / "mine_seed{seed}" / "{budget}.csv"
+    elsewhere = tmp_path / "{budget}" / "digits_mine_seed{seed}.csv"
     for seed, budget in ((1, 20), (1, 40), (2, 20), (2, 40)):
-        (tmp_path / f"mine_seed{seed}").mkdir(exist_ok=True)
+        (tmp_path / str(budget)).mkdir(exist_ok=True)
         indices = "\n".join(map(str, range(seed, 10 * budget, 10)))
-        (tmp_path / f"mine_seed{seed}" / f"{budget}.csv").write_text(f"Index\n{indices}\n")
+        (tmp_path / str(budget) / f"digits_mine_seed{seed}.csv").write_text(f"Index\n{indices}\n")
     argv = ("--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path)
     options = ("MODEL.ARCH", "pixels", "COMPARE.LIST", elsewhere)
     script("compare.py", *argv, *options, "USL.SEEDS", "[1, 2]", "COMPARE.BUDGETS", "[20, 40]")
@@ -227,7 +227,14 @@ def test_compare_on_digits(tmp_path, script, capsys):
     means = {}
     for row in rows:
         means.setdefault((row["selector"], row["budget"]), []).append(float(row["accuracy"]))
-    names = ("random", "stratified", "k-means centres", "densest per cluster", "USL", "mine")
+    names = (
+        "random",
+        "stratified",
+        "k-means centres",
+        "densest per cluster",
+        "USL",
+        "listed mine",
+    )
     for selector in names:
         line = next(line for line in out.splitlines() if line.startswith(selector))
         for budget in ("20", "40"):
@@ -240,7 +247,7 @@ def test_compare_on_digits(tmp_path, script, capsys):
     assert kept == ["Index", *map(str, picks.tolist())]
     with pytest.raises(InputError, match="has 40 picks, and the budget is 41"):
         script("compare.py", *argv, *options, "COMPARE.BUDGETS", "[41]", "COMPARE.LIST",
-               tmp_path / "mine_seed1" / "40.csv")  # fmt: skip
+               tmp_path / "40" / "digits_mine_seed1.csv")  # fmt: skip
 
 
 def features_file(tmp_path, array):

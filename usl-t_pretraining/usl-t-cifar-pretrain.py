@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the stage."""
     cfg = parse(uslt_pretrain_defaults(), argv, script=__file__, doc=__doc__)
     steps.uslt.check_options(cfg)
-    train, test = (steps.open_images(cfg, split) for split in ("train", "test"))
+    train, test = steps.evaluation.train_and_test(cfg)
     uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
     backbone, encoder = steps.load_backbone_of(cfg.MODEL)
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         views = steps.views_of(cfg, train, device=device)
         chain = ScanChain(flip=cfg.AUGMENT.FLIP, fill=NORMALIZATION[transform][0])
         run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
-        run.note(dataset=train.name, size=len(train), encoder=encoder)
+        steps.uslt.note_inputs(run, train, neighbors, encoder)
 
         # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
         look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         network = network.to(device, memory_format=torch.channels_last)
         start_heads(network, views, images=len(train), seed=cfg.SEED, batch=size)
         run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
-        run.note(dataset=train.name, size=len(train), encoder=encoder)
+        steps.uslt.note_inputs(run, train, neighbors, encoder)
 
         # 3. Neighbours agree (local loss) on few, balanced clusters (global loss); none stays
         #    empty.

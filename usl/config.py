@@ -42,7 +42,12 @@ PATH_KEYS = (
 )
 # Lists of labelled images. The published ones are meant by released/NAME, wherever that stands;
 # slice1, slice2, … are no files but draws of as many images from each class.
-LIST_KEYS = ("FINETUNE.LABELED_INDICES_PATH", "FIXMATCH.LABELED_INDICES_PATH")
+LIST_KEYS = (
+    "FINETUNE.LABELED_INDICES_PATH",
+    "FIXMATCH.LABELED_INDICES_PATH",
+    "COMPARE.LIST",
+    "USLT.LABELS_PATH",
+)
 SLICE = re.compile(r"slice(\d+|\{seed\})")
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text, in quotes"}
 
@@ -204,7 +209,7 @@ def _add_training(c: CfgNode) -> CfgNode:
     c.EPOCHS = 200
     # Steps instead of epochs, if above 0.
     c.STEPS = 0
-    # cosine or constant, after a linear warm-up.
+    # cosine, constant, or fixmatch (7/16 of a half-turn), after a linear warm-up.
     c.SCHEDULE = "constant"
     c.WARMUP_EPOCHS = 0
     # Parts of a batch, one after the other, to save memory. Each part is compared within itself.
@@ -220,9 +225,11 @@ def _add_training(c: CfgNode) -> CfgNode:
 
 
 def _add_moco_chain(c: CfgNode) -> CfgNode:
-    # The MoCo v2 chain; see usl/data/augment.py.
+    # The MoCo v2 chain; see usl/data/augment.py. (fine_tune.py: only FLIP and BACKEND where
+    # TRANSFORM_NAME is FixMatch-… or SCAN-…, whose view is SCAN's.)
     c.AUGMENT = CfgNode()
-    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched. Image
+    # files are always cropped by PIL, and the rest is batched.
     c.AUGMENT.BACKEND = "auto"
     # Smallest share of the area that a crop keeps.
     c.AUGMENT.CROP = 0.2
@@ -237,7 +244,7 @@ def _add_moco_chain(c: CfgNode) -> CfgNode:
 def pretrain_defaults() -> CfgNode:
     """Settings of ``pretrain.py``."""
     c = _add_moco_chain(_add_training(_add_images_in_files(_add_images(_run_defaults()))))
-    # Decoded images to keep in memory.
+    # Decoded images to keep in memory, of each process.
     c.DATALOADER.CACHE_GB = 8.0
     c.DATALOADER.BATCH_SIZE = 512
     # ARCH: ResNet18 or SmallResNet. Channels of the first stage, and layers (10, 18, 26, …), of
@@ -275,6 +282,8 @@ def pretrain_defaults() -> CfgNode:
 def uslt_pretrain_defaults() -> CfgNode:
     """Settings of ``usl-t-cifar-pretrain.py``."""
     c = _add_training(_image_defaults())
+    # The heads see what the method says.
+    del c.MODEL["FEATURES"]
     c.SEED = 42
     c.DATALOADER.BATCH_SIZE = 1024
     # Do not train; print how the heads of RUN_DIR/checkpoint.pth are doing.
@@ -287,7 +296,8 @@ def uslt_pretrain_defaults() -> CfgNode:
     c.OPTIMIZER.LR = 1e-4
     c.OPTIMIZER.WEIGHT_DECAY = 1e-4
     c.AUGMENT = CfgNode()
-    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched. Image
+    # files are always cropped by PIL, and the rest is batched.
     c.AUGMENT.BACKEND = "auto"
     # Probability of a mirrored view.
     c.AUGMENT.FLIP = 0.5
@@ -324,7 +334,7 @@ def uslt_pretrain_defaults() -> CfgNode:
 def uslt_imagenet_pretrain_defaults() -> CfgNode:
     """Settings of ``usl-t-imagenet-pretrain.py``."""
     c = _add_images_in_files(uslt_pretrain_defaults())
-    # Decoded images to keep in memory.
+    # Decoded images to keep in memory, of each process.
     c.DATALOADER.CACHE_GB = 8.0
     return c
 
@@ -339,7 +349,8 @@ def uslt_defaults() -> CfgNode:
     c.USLT.NUM_CLUSTERS = 0
     # The head whose argmax makes the clusters.
     c.USLT.HEAD_IN_USE = 0
-    # Confidence is the mean over heads of each one's largest probability, not this head's alone.
+    # CIFAR form: confidence is the mean over heads of each one's largest probability, not this
+    # head's alone.
     c.USLT.USE_MEAN_PROB = True
     # ImageNet form only, whose picks are the densest images, not the most confident ones:
     # neighbours that make the density, the image itself included,
@@ -424,7 +435,8 @@ def fixmatch_defaults() -> CfgNode:
     c.OPTIMIZER.NESTEROV = True
     c.OPTIMIZER.WEIGHT_DECAY = 5e-4
     c.AUGMENT = CfgNode()
-    # batched, on the device; pil, image by image; auto: the faster one, which is batched.
+    # batched, on the device; pil, image by image; auto: the faster one, which is batched. Image
+    # files are always cropped by PIL, and the rest is batched.
     c.AUGMENT.BACKEND = "auto"
     # Probability of a mirrored view.
     c.AUGMENT.FLIP = 0.5
@@ -601,10 +613,7 @@ def find_input(path: str, what: str, *, advice: str = "") -> Path:
         if folder.name == "pretrained":
             root, rest = folder.parent, given.relative_to(folder)
             root = root.parent if root.name in STAGE_FOLDERS else root
-            # The original calls one folder by two names.
-            for same in dict.fromkeys(
-                [rest, Path(str(rest).replace("pretext_", "pretrained_kNN_"))]
-            ):
+            for same in _same_names(rest):
                 places += [root / stage / "pretrained" / same for stage in STAGE_FOLDERS]
                 places.append(root / same)
     for place in places:
@@ -614,10 +623,22 @@ def find_input(path: str, what: str, *, advice: str = "") -> Path:
     maker = next((f.parent.name for f in given.parents if f.name == "saved"), "")
     if maker in STAGE_FOLDERS and not advice:
         advice = f"or run the script in {maker} that makes it"
+    if given.parent.name.startswith("pretrained_kNN_"):
+        advice = f"or unpack {given.parent.name}.tgz there{advice and f', {advice}'}"
     raise InputError(
         f"there is no {what}; put {given.name} in one of the places tried: {tried}"
         f"{advice and f', {advice}'}"
     )
+
+
+def _same_names(path: Path) -> list[Path]:
+    """A path below ``pretrained``, and the other name of its folder: the original has two."""
+    first, *rest = path.parts
+    names = [first]
+    for one, two in (("pretext_", "pretrained_kNN_"), ("pretrained_kNN_", "pretext_")):
+        if first.startswith(one):
+            names.append(two + first.removeprefix(one))
+    return [Path(name, *rest) for name in names]
 
 
 def _inheritance(path: Path) -> list[Path]:

@@ -96,7 +96,9 @@ class _SharedBatchNorm(nn.BatchNorm2d):
         """(n, C, H, W); statistics over the batches of all processes in training."""
         if not self.training:
             return super().forward(x)
-        moments = torch.stack([x.mean(dim=(0, 2, 3)), (x * x).mean(dim=(0, 2, 3))])
+        # In float32 whatever autocast made of the input: running statistics are.
+        wide = x.float()
+        moments = torch.stack([wide.mean(dim=(0, 2, 3)), (wide * wide).mean(dim=(0, 2, 3))])
         middle, square = (_sum(moments) / world_size()).unbind()
         variance = (square - middle * middle).clamp_min(0)
         count = world_size() * x.numel() // x.shape[1]
@@ -108,7 +110,7 @@ class _SharedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         factor = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - middle * factor
-        return x * factor[:, None, None] + shift[:, None, None]
+        return (wide * factor[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 
 def parallel(network: nn.Module, device: torch.device) -> nn.Module:

@@ -394,7 +394,9 @@ def _start_log(folder: Path | None) -> None:
         handler.close()
     log.setLevel(logging.INFO)
     log.propagate = False
-    handlers: list[logging.Handler] = [logging.StreamHandler()] if is_first() else []
+    # Under torchrun one process speaks; the others must not fall back on Python's last resort.
+    speaker = logging.StreamHandler() if is_first() else logging.NullHandler()
+    handlers: list[logging.Handler] = [speaker]
     if folder is not None:
         handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
     for handler in handlers:

@@ -20,7 +20,8 @@ PUBLISHED = {
 
 def percent(dataset: str, budget: int, images: int) -> str:
     """What file names call a budget: percent of the images, with up to four significant digits."""
-    return PUBLISHED.get((dataset, budget)) or f"{100 * budget / images:.4g}"
+    share = Decimal(f"{100 * budget / images:.4g}")
+    return PUBLISHED.get((dataset, budget)) or format(share, "f")
 
 
 def image_ids(images: AnyDataset) -> list[str]:
@@ -55,7 +56,9 @@ def index_csvs(
     share = percent(images.name, len(picks), len(images))
     # Decimal: 100 - 0.2 is 99.8, not 99.79999….
     rest = format(100 - Decimal(share), "f")
+    # Half of the images and the other half would have one name.
+    other = f"{rest}p_gen_{name}" if rest != share else f"{rest}p_gen_{name}_rest"
     return {
         f"train_{share}p_gen_{name}_index.csv": table[labelled].to_csv(index=False),
-        f"train_{rest}p_gen_{name}_index.csv": table[~labelled].to_csv(index=False),
+        f"train_{other}_index.csv": table[~labelled].to_csv(index=False),
     }

@@ -125,6 +125,8 @@ def load_encoder(
     """
     if output not in ("head", "backbone"):
         raise InputError(f"unknown MODEL.FEATURES {output!r}; choose head or backbone")
+    if arch not in (*NETWORKS, "resnet50"):
+        raise InputError(f"MODEL.ARCH {arch!r} has no checkpoints; choose ResNet18 or another")
     weights = _unwrapped(weights_in(read_checkpoint(path, trust=trust)))
     layouts = IMAGENET_LAYOUTS if arch == "resnet50" else LAYOUTS
     # A checkpoint of no known layout is compared with the last: CLD's, or MoCo's.

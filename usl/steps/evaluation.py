@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run, log
 from usl.steps.inputs import pretrained_path
-from usl.steps.selection import check_seeds
+from usl.steps.selection import check_seeds, selector_of
 from usl.steps.training import check_resume, check_sgd, plan_of, training_folder, training_settings
 from usl.training.loop import Plan, Trained
 from usl.training.supervised import Tester
@@ -122,13 +121,8 @@ def _shown(path: Path) -> str:
     return path.relative_to(root).as_posix() if root else str(path)
 
 
-def selector_of(name: str, dataset: str) -> str:
-    """Which selector a list comes from, by its name: ``cifar10_usl-t`` is ``usl-t``'s."""
-    if SLICE.fullmatch(name):
-        return "stratified"
-    path = Path(name)
-    run = path.parent.name if path.suffix == ".npy" else path.stem
-    return re.sub(r"_seed\d+$", "", run).removeprefix(f"{dataset}_")
+def _selector_of(name: str, dataset: str) -> str:
+    return "stratified" if SLICE.fullmatch(name) else selector_of(name, dataset)
 
 
 def compare_counts(labelled: Labelled, path: Path, classes: int) -> Labelled:
@@ -353,7 +347,7 @@ def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
     rows = [
         {
             "dataset": dataset,
-            "selector": selector_of(one.labelled.name, dataset),
+            "selector": _selector_of(one.labelled.name, dataset),
             "budget": len(one.labelled),
             "list": one.labelled.name,
             "seed": one.seed,

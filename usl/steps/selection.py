@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -180,16 +182,40 @@ def save_picks(
 
 
 def listed_picks(
-    pattern: str, images: AnyDataset, *, budget: int, seed: int
-) -> dict[str, torch.Tensor]:
-    """Picks that were made elsewhere, (budget,), by the name of their folder; none without any."""
-    if not pattern:
-        return {}
-    path = pattern.replace("{budget}", str(budget)).replace("{seed}", str(seed))
-    listed = read_labelled(find_input(path, "list of picks (COMPARE.LIST)"), images)
-    if len(listed) != budget:
-        raise InputError(f"{path} has {len(listed)} picks, and the budget is {budget}")
-    return {Path(pattern).parent.name.replace("_seed{seed}", ""): listed.indices}
+    pattern: str, images: AnyDataset, budgets: Sequence[int], seeds: Sequence[int]
+) -> dict[tuple[int, int], dict[str, torch.Tensor]]:
+    """Picks that were made elsewhere, by budget and seed, then by the name of their selector.
+
+    Parameters
+    ----------
+    pattern : str
+        A list for :func:`usl.data.labelled.read_labelled`, in whose name {budget} and {seed} stand
+        for each; without any, there are none.
+    images : ImageDataset or FolderDataset
+    budgets, seeds : sequences of int
+
+    Raises
+    ------
+    InputError
+        No such list, or one of another length.
+    """
+    found: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+    for budget, seed in product(budgets, seeds):
+        found[budget, seed] = {}
+        if pattern:
+            path = pattern.replace("{budget}", str(budget)).replace("{seed}", str(seed))
+            listed = read_labelled(find_input(path, "list of picks (COMPARE.LIST)"), images)
+            if len(listed) != budget:
+                raise InputError(f"{path} has {len(listed)} picks, and the budget is {budget}")
+            found[budget, seed][f"listed {selector_of(pattern, images.name)}"] = listed.indices
+    return found
+
+
+def selector_of(path: str, dataset: str) -> str:
+    """Which selector a list comes from, by its file or folder: ``cifar10_usl-t`` is ``usl-t``'s."""
+    file = Path(path)
+    run = file.parent.name if file.suffix == ".npy" else file.stem
+    return re.sub(r"_seed(\d+|\{seed\})$", "", run).removeprefix(f"{dataset}_")
 
 
 def save_lists(

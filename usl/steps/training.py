@@ -31,6 +31,10 @@ FREE_SETTINGS = (
     "RESUME",
     "CHECKPOINT_STEPS",
     "HALF_ENCODER",
+    "RECOMPUTE_ALL",
+    "RECOMPUTE_NUM_DEP",
+    "BACKUP_PYTHON_FILE",
+    "EVAL_ONLY",
 )
 
 
@@ -105,6 +109,9 @@ def training_settings(cfg: CfgNode, images: AnyDataset) -> dict[str, Any]:
         settings.pop(key, None)
     settings["DATASET"].pop("ROOT_DIR")
     settings["DATALOADER"].pop("WORKERS")
+    settings["DATALOADER"].pop("CACHE_GB", None)
+    settings["MODEL"].pop("TRUST_CHECKPOINT", None)
+    settings.get("FIXMATCH", {}).pop("EARLY_STOP", None)
     # An input is known by its content, wherever it lies.
     for name, section in settings.items():
         for key, value in section.items() if isinstance(section, dict) else ():

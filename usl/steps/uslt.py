@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,19 @@ def neighbors_of(cfg: CfgNode, images: int) -> torch.Tensor:
     )
 
 
+def note_inputs(
+    run: Run, images: AnyDataset, neighbors: torch.Tensor, encoder: dict[str, str]
+) -> None:
+    """Record what the training starts from."""
+    run.note(
+        dataset=images.name,
+        size=len(images),
+        images=images.fingerprint(),
+        neighbors=fingerprint(neighbors.numpy()),
+        encoder=encoder,
+    )
+
+
 def pretext_of(model: CfgNode) -> tuple[Pretext, dict[str, str]]:
     """The pretext encoder of the MODEL settings, with its contrastive head, and what it is."""
     path = pretrained_path(model)
@@ -79,6 +93,9 @@ def check_options(cfg: CfgNode) -> None:
             f"USLT_PRETRAIN.CONFIDENCE_THRESHOLD is {uslt.CONFIDENCE_THRESHOLD}; "
             "choose 0 to below 1"
         )
+    for name in ("LOCAL_LOSS_SCALE", "ADJUSTMENT_WEIGHT"):
+        if not 0 <= uslt[name] < math.inf:
+            raise InputError(f"USLT_PRETRAIN.{name} is {uslt[name]}; choose 0 or more")
     if uslt.GLOBAL_START_EPOCH > uslt.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH:
         raise InputError(
             "USLT_PRETRAIN.GLOBAL_START_EPOCH comes after TURN_OFF_LOCAL_LOSS_AFTER_EPOCH, so some "
@@ -215,28 +232,43 @@ def clusters_of(
 
 def save_picks(run: Run, cfg: CfgNode, picks: torch.Tensor) -> None:
     """Write ``selected_indices_<budget>_<head>.npy``."""
-    source = {"features": run.facts["features"], "uslt": as_dict(cfg.USLT)}
+    heads = fingerprint(pretrained_path(cfg.MODEL))
+    source = {"features": run.facts["features"], "heads": heads, "uslt": as_dict(cfg.USLT)}
     selection.save_picks(
         run, picks.numpy(), budget=len(picks), seed=cfg.USLT.HEAD_IN_USE, source=source
     )
 
 
 def print_worth(
-    head: int, clusters: torch.Tensor, picks: torch.Tensor, labels: np.ndarray | None
+    head: int,
+    clusters: torch.Tensor,
+    picks: torch.Tensor,
+    labels: np.ndarray | None,
+    *,
+    spread: torch.Tensor | None = None,
+    count: int = 1,
 ) -> None:
-    """Print how right a head's clusters would be with majority labels, and with their picks' ones.
+    """Print how right a head's clusters are, where labels (N,) are known.
 
-    Nothing without labels, (N,). Images of clusters without a pick count as wrong.
+    If each cluster took its majority label; if it took its pick's label, images of clusters without
+    a pick being wrong; and, with ``spread``, of the pseudo-labels of ``count`` images a cluster.
     """
     if labels is None:
         return
     known = torch.from_numpy(labels)
-    given = pseudo_labels(
-        clusters, torch.zeros(len(clusters)), picks, known[picks], count=len(known)
-    )
-    by_pick = 100 * float((given == known).double().mean())
-    majority = majority_accuracy(clusters.numpy(), labels)
-    print(f"head {head}: accuracy by majority label {majority:.1f}, by the pick's {by_pick:.1f}")
+
+    def right(spread: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        given = pseudo_labels(clusters, spread, picks, known[picks], count=count)
+        return given == known, given >= 0
+
+    by_pick = right(torch.zeros(len(clusters)), len(known))[0].double().mean()
+    text = f"majority label {majority_accuracy(clusters.numpy(), labels):.1f}"
+    text += f", by the pick's {100 * float(by_pick):.1f}"
+    if spread is not None:
+        hits, given = right(spread, count)
+        share = 100 * float(hits[given].double().mean())
+        text += f", of {int(given.sum())} pseudo-labels {share:.1f}"
+    print(f"head {head}: accuracy by {text}")
 
 
 def read_answers(uslt: CfgNode, images: AnyDataset) -> torch.Tensor | None:
@@ -262,7 +294,7 @@ def save_pseudo_labels(
     picks: torch.Tensor,
     answers: torch.Tensor | None,
 ) -> None:
-    """Write the CSVs of labelled and of all other images; print how right pseudo-labels are.
+    """Write the CSVs of labelled and of all other images.
 
     Without ``answers``, of :func:`read_answers`, the CSVs have no column Pseudolabel.
     """
@@ -276,10 +308,6 @@ def save_pseudo_labels(
             )
         count = uslt.NUM_PSEUDO_LABELS_PER_CLUSTER
         given = pseudo_labels(clusters, spread, picks, answers[picks], count=count)
-        if images.labels is not None:
-            has = given >= 0
-            right = (given[has] == torch.from_numpy(images.labels)[has]).double().mean()
-            print(f"pseudo-labels: {int(has.sum())}, accuracy {100 * float(right):.1f}")
     name = run.cfg.RUN_NAME or "usl-t"
     if uslt.HEAD_IN_USE:
         name += f"_seed{uslt.HEAD_IN_USE}"

@@ -118,6 +118,13 @@ class Plan:
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise InputError(f"unknown precision {self.precision!r}; choose one of {known}")
+        if self.warmup < 0:
+            raise InputError(f"WARMUP_EPOCHS makes {self.warmup} steps; choose 0 or more")
+        if self.evaluate_every < 1 or self.save_every < 0:
+            raise InputError(
+                f"EVALUATE_EVERY is {self.evaluate_every} and CHECKPOINT_STEPS {self.save_every}; "
+                "choose at least 1 epoch, and 0 or more steps"
+            )
         if not 0 <= self.ema < 1:
             raise InputError(f"an EMA decay of {self.ema}; choose 0 to below 1")
         if not self.lr > 0 or not math.isfinite(self.lr):
@@ -208,16 +215,23 @@ def fit(
         good checkpoint stays), or a folder that cannot be written.
     """
     plan.check(images)
-    state = _State(network, optimizer, plan, folder, settings or {}, device, extras or {})
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
+    kept = {"scaler": scaler, **(extras or {})}
+    state = _State(network, optimizer, plan, folder, settings or {}, device, kept)
     if resume:
         state.restore()
     step_of = make_step(distributed.parallel(network, device))
     per_epoch = images // plan.batch_size
     total = plan.total(images)
-    scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
     writer = _tensorboard(folder)
     end = min(total, plan.stop or total)
-    bar = tqdm(total=end, initial=state.step, unit="step", disable=None, desc="training")
+    bar = tqdm(
+        total=end,
+        initial=state.step,
+        unit="step",
+        disable=None if distributed.is_first() else True,
+        desc="training",
+    )
     while state.step < end:
         epoch, offset = divmod(state.step, per_epoch)
         order = permutation(images, seed=plan.seed, epoch=epoch)
@@ -299,7 +313,8 @@ class _State:
         self.network, self.optimizer, self.folder = network, optimizer, folder
         self.extras = extras
         self.settings = json.loads(json.dumps(settings | {"plan": asdict(plan)}))
-        self.settings["plan"].pop("save_every")
+        for free in ("save_every", "stop"):
+            self.settings["plan"].pop(free)
         self.device = device
         self.step = 0
         self.rows: list[dict[str, float]] = []
@@ -319,10 +334,6 @@ class _State:
         self.step += 1
         if self.average is not None:
             self.average.update_parameters(self.network)
-            for mine, theirs in zip(
-                self.average.module.buffers(), self.network.buffers(), strict=True
-            ):
-                mine.copy_(theirs)
 
     def mean(self, name: str) -> float:
         return float(self.sums[name]) / self.count
@@ -332,13 +343,14 @@ class _State:
 
     def check(self) -> None:
         """Stop if the loss is not finite; what was saved before is good."""
-        if not math.isfinite(self.mean("loss")):
+        # Every process must find the same, or those that go on would wait for the others for ever.
+        loss = float(distributed.mean(self.sums["loss"])) / self.count
+        if not math.isfinite(loss):
             kept = "nothing was saved yet"
             if self.folder is not None and (self.folder / CHECKPOINT).exists():
                 kept = f"the last good checkpoint is {self.folder / CHECKPOINT}"
             raise InputError(
-                f"the loss is {self.mean('loss')} before step {self.step}; {kept}; "
-                "lower OPTIMIZER.LR"
+                f"the loss is {loss} before step {self.step}; {kept}; lower OPTIMIZER.LR"
             )
 
     def evaluated(self) -> nn.Module:
@@ -392,6 +404,7 @@ class _State:
         if path is None or not path.exists():
             return
         content = read_checkpoint(path)
+        content.setdefault("scaler", {})
         if not {"settings", *self.extras} <= set(content):
             raise InputError(f"{path} was not made by this training; remove it")
         different = list(_differences(content["settings"], self.settings))

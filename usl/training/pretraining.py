@@ -144,8 +144,12 @@ def monitor(
     @torch.no_grad()
     def look(network: nn.Module) -> dict[str, float]:
         some = torch.arange(min(SAMPLE, len(train)))
+        parts = [some[start : start + batch_size] for start in range(0, len(some), batch_size)]
+        embedding = Embedding(network)
         # Epoch 0 is training's own; a view of another number is drawn for nothing else.
-        z, other = (Embedding(network)(views(chain, some, 0, view)) for view in (2, 3))
+        z, other = (
+            torch.cat([embedding(views(chain, part, 0, view)) for part in parts]) for view in (2, 3)
+        )
         found = {
             "alignment": alignment(z, other),
             "uniformity": uniformity(z),
