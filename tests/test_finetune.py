@@ -351,7 +351,7 @@ def test_the_originals_experiments_stay(name):
 
 def test_every_config_parses_and_states_its_command():
     paths = sorted((STAGE / "configs").glob("*.yaml"))
-    assert len(paths) == 11
+    assert len(paths) == 13
     for path in paths:
         assert path.stem.startswith(settings("--cfg", str(path)).RUN_NAME.removesuffix("_simclr"))
         assert f"\n#   python fine_tune.py --cfg configs/{path.name}\n" in path.read_text()
