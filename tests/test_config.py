@@ -248,3 +248,21 @@ def test_requirements_are_those_of_the_project():
 def test_dataset_configs_hold_three_keys():
     for path in Path(ROOT / "configs").glob("*.yaml"):
         assert list(yaml.safe_load(path.read_text())) == ["DATASET"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"),
+    [
+        ("pretext_imagenet", "pretrained_kNN_imagenet"),
+        ("pretrained_kNN_imagenet", "pretext_imagenet"),
+    ],
+)
+def test_both_names_of_the_pretext_folder(tmp_path, asked, there):
+    file = tmp_path / "usl-t_pretraining" / "pretrained" / there / "model.pth.tar"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    wanted = tmp_path / "usl-t_pretraining" / "pretrained" / asked / "model.pth.tar"
+    assert find_input(str(wanted), "checkpoint") == file
+    file.unlink()
+    with pytest.raises(InputError, match="put model.pth.tar in one of the places tried: "):
+        find_input(str(wanted), "checkpoint")

@@ -322,6 +322,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         ({"schedule": "zigzag"}, "unknown SCHEDULE 'zigzag'"),
         ({"precision": "int4"}, "unknown precision 'int4'; choose one of float32"),
         ({"ema": 1.0}, "an EMA decay of 1.0"),
+        ({"evaluate_every": 0}, "EVALUATE_EVERY is 0"),
+        ({"save_every": -1}, "CHECKPOINT_STEPS -1"),
+        ({"warmup": -1}, "WARMUP_EPOCHS makes -1 steps"),
         ({"lr": 0.0}, "OPTIMIZER.LR is 0.0"),
         ({"lr": math.nan}, "OPTIMIZER.LR is nan"),
     ],
@@ -387,6 +390,12 @@ def test_what_pretraining_writes_is_what_selection_reads(tmp_path, cld):
     torch.testing.assert_close(encoder(x), Embedding(network)(x))
     with pytest.raises(InputError, match="of another network"):
         load_encoder(tmp_path / "encoder.pth", "ResNet18")
+    with pytest.raises(InputError, match="MODEL.ARCH 'banana' has no checkpoints"):
+        load_encoder(tmp_path / "encoder.pth", "banana")
+    before = load_encoder(tmp_path / "encoder.pth", "SmallResNet", output="backbone")
+    torch.testing.assert_close(before(x), nn.functional.normalize(network.features(x)))
+    with pytest.raises(InputError, match="unknown MODEL.FEATURES 'tail'; choose head or backbone"):
+        load_encoder(tmp_path / "encoder.pth", "SmallResNet", output="tail")
 
 
 def test_half_precision_weights_load(tmp_path):

@@ -16,7 +16,6 @@ from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION
 from usl.models.uslt import UsltNetwork, new_heads
 from usl.run import choose_device, cli, start
-from usl.training.uslt import Watch
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = parse(uslt_pretrain_defaults(), argv, script=__file__, doc=__doc__)
     steps.uslt.check_options(cfg)
     train, test = steps.evaluation.train_and_test(cfg)
-    uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
+    uslt, transform = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
     backbone, encoder = steps.load_backbone_of(cfg.MODEL)
     neighbors = steps.uslt.neighbors_of(cfg, len(train))
@@ -45,17 +44,13 @@ def main(argv: list[str] | None = None) -> None:
         steps.uslt.note_inputs(run, train, neighbors, encoder)
 
         # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
-        look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
         with run.timed("training"):
             trained = steps.uslt.train_heads(
-                cfg, plan, network, views, chain, neighbors, train,
-                Watch(test, transform, **look), reassign=False,
-            )  # fmt: skip
+                cfg, plan, network, views, chain, neighbors, train, test, reassign=False
+            )
 
         # 4. How the images to choose from are clustered.
-        steps.uslt.finish_training(
-            run, trained, Watch(train, transform, **look), clusters=uslt.NUM_SELECTED_SAMPLES
-        )
+        steps.uslt.finish_training(run, trained, train, device)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from usl.data.augment import MocoChain
 from usl.models.resnet_cifar import EMBEDDING
 from usl.models.uslt import UsltNetwork, new_heads
 from usl.run import choose_device, cli, start
-from usl.training.uslt import Watch, start_heads
+from usl.training.uslt import start_heads
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     steps.uslt.check_options(cfg)
     train = steps.open_images(cfg, "train")
     test = steps.open_test_images(cfg, train) or train
-    uslt, transform, size = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME, cfg.DATALOADER.BATCH_SIZE
+    uslt, size = cfg.USLT_PRETRAIN, cfg.DATALOADER.BATCH_SIZE
     plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
     backbone, encoder = steps.uslt.pretext_of(cfg.MODEL)
     neighbors = steps.uslt.neighbors_of(cfg, len(train))
@@ -49,17 +49,13 @@ def main(argv: list[str] | None = None) -> None:
 
         # 3. Neighbours agree (local loss) on few, balanced clusters (global loss); none stays
         #    empty.
-        look = {"threshold": uslt.CONFIDENCE_THRESHOLD, "batch_size": size, "device": device}
         with run.timed("training"):
             trained = steps.uslt.train_heads(
-                cfg, plan, network, views, chain, neighbors, train,
-                Watch(test, transform, **look), reassign=True,
-            )  # fmt: skip
+                cfg, plan, network, views, chain, neighbors, train, test, reassign=True
+            )
 
         # 4. How the images to choose from are clustered.
-        steps.uslt.finish_training(
-            run, trained, Watch(train, transform, **look), clusters=uslt.NUM_SELECTED_SAMPLES
-        )
+        steps.uslt.finish_training(run, trained, train, device)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def train_heads(
     chain: Chain,
     neighbors: torch.Tensor,
     train: AnyDataset,
-    watch: Watch,
+    test: AnyDataset,
     *,
     reassign: bool,
 ) -> Trained:
@@ -119,7 +119,7 @@ def train_heads(
 
     With EVAL_ONLY nothing is trained: the checkpoint is loaded and looked at.
     """
-    uslt = cfg.USLT_PRETRAIN
+    uslt, watch = cfg.USLT_PRETRAIN, _watch(cfg, test, views.device)
     if cfg.EVAL_ONLY:
         path = Path(cfg.RUN_DIR) / CHECKPOINT
         load_weights(network, weights_in(read_checkpoint(path)), where=str(path))
@@ -159,16 +159,26 @@ def train_heads(
     )
 
 
-def finish_training(run: Run, trained: Trained, watch: Watch, *, clusters: int) -> None:
+def _watch(cfg: CfgNode, images: AnyDataset, device: torch.device) -> Watch:
+    return Watch(
+        images,
+        cfg.DATASET.TRANSFORM_NAME,
+        threshold=cfg.USLT_PRETRAIN.CONFIDENCE_THRESHOLD,
+        batch_size=cfg.DATALOADER.BATCH_SIZE,
+        device=device,
+    )
+
+
+def finish_training(run: Run, trained: Trained, images: AnyDataset, device: torch.device) -> None:
     """Print how the images to choose from are clustered; write the report, and close the run."""
+    clusters = run.cfg.USLT_PRETRAIN.NUM_SELECTED_SAMPLES
     with run.timed("evaluation"):
-        found = watch(trained.network)
+        found = _watch(run.cfg, images, device)(trained.network)
     if is_first():
         for head in sorted({name.partition("/")[2] for name in found}):
             numbers = {k.partition("/")[0]: v for k, v in found.items() if k.endswith(f"/{head}")}
             text = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             print(f"training images, head {head}: {text}")
-    images = watch.data
     training.finish_training(
         run,
         trained.metrics,
