@@ -96,8 +96,8 @@ class _SharedBatchNorm(nn.BatchNorm2d):
         """(n, C, H, W); statistics over the batches of all processes in training."""
         if not self.training:
             return super().forward(x)
-        # In float32 whatever autocast made of the input: running statistics are.
-        wide = x.float()
+        # Autocast may have made half-precision input; running statistics are float32.
+        wide = x if x.dtype.itemsize >= 4 else x.float()
         moments = torch.stack([wide.mean(dim=(0, 2, 3)), (wide * wide).mean(dim=(0, 2, 3))])
         middle, square = (_sum(moments) / world_size()).unbind()
         variance = (square - middle * middle).clamp_min(0)
