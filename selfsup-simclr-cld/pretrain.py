@@ -12,7 +12,6 @@ import torch
 
 from usl import distributed, steps
 from usl.config import parse, pretrain_defaults
-from usl.data.augment import MocoChain
 from usl.models.encoders import new_network, save_encoder
 from usl.run import choose_device, cli, start
 from usl.training.loop import fit
@@ -37,15 +36,7 @@ def main(argv: list[str] | None = None) -> None:
             images=len(train),
             count=cfg.SIMCLR.NUM_NEIGHBORS,
         )
-    augment = cfg.AUGMENT
-    chain = MocoChain(
-        size=train.side,
-        scale=(augment.CROP, 1.0),
-        flip=augment.FLIP,
-        jitter=augment.JITTER,
-        grey=augment.GREY,
-        blur=augment.BLUR,
-    )
+    chain = steps.moco_chain(cfg.AUGMENT, train.side)
 
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
         plan.check(len(train))

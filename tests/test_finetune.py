@@ -275,7 +275,7 @@ def test_mean_and_spread():
     assert mean_spread([70.0, 80.0]) == "75.00 ± 7.07"
 
 
-# The original's defaults of this stage, and what its YAML files say of the experiments.
+# The original's defaults of this stage.
 DEFAULTS = {
     "RUN_NAME": "", "SAVE_DIR": "saved", "SAVE_DIR_EXIST_OK": True, "RUN_DIR": "",
     "SKIP_SAVE": False, "OPTS_IN_RUN_NAME": False, "RECOMPUTE_ALL": True,
@@ -286,36 +286,6 @@ DEFAULTS = {
     "OPTIMIZER.MOMENTUM": 0.9, "OPTIMIZER.NESTEROV": True, "OPTIMIZER.WEIGHT_DECAY": 0.0001,
     "EPOCHS": 5, "FINETUNE.LABELED_INDICES_PATH": "", "FINETUNE.FREEZE_BACKBONE": True,
     "FINETUNE.REPEAT_DATA": 100, "SCHEDULE": "constant", "WARMUP_EPOCHS": 0,
-}  # fmt: skip
-CLD10, CLD100 = "cifar10_ckpt_epoch_200.pth", "cifar100_ckpt_epoch_200.pth"
-SIMCLR = "simclr_cifar-10.pth.tar"
-# RUN_NAME, transform, USE_CLD, checkpoint, and where the picks are.
-EXPERIMENTS = {
-    "cifar100_usl-t_finetune": (
-        "cifar100_usl-t", "CLD-cifar100", True, CLD100,
-        "cifar100_usl-t/selected_indices_400_0.npy",
-    ),
-    "cifar10_random_finetune": (
-        "cifar10_random", "CLD-cifar10", True, CLD10, "cifar10_random/selected_indices_40_1.npy",
-    ),
-    "cifar10_random_finetune_simclr": (
-        "cifar10_random_simclr", "CLD-cifar10", False, SIMCLR,
-        "cifar10_random/selected_indices_40_1.npy",
-    ),
-    "cifar10_usl-t_finetune": (
-        "cifar10_usl-t", "FixMatch-cifar10", True, CLD10, "cifar10_usl-t/selected_indices_40_0.npy",
-    ),
-    "cifar10_usl-t_finetune_simclr": (
-        "cifar10_usl-t_simclr", "FixMatch-cifar10", False, SIMCLR,
-        "cifar10_usl-t/selected_indices_40_0.npy",
-    ),
-    "cifar10_usl_finetune": (
-        "cifar10_usl", "CLD-cifar10", True, CLD10, "cifar10_usl/selected_indices_40_1.npy",
-    ),
-    "cifar10_usl_finetune_simclr": (
-        "cifar10_usl_simclr", "CLD-cifar10", False, SIMCLR,
-        "cifar10_usl/selected_indices_40_1.npy",
-    ),
 }  # fmt: skip
 
 
@@ -332,21 +302,6 @@ def value(cfg, key):
 def test_the_originals_keys_and_defaults_stay():
     cfg = finetune_defaults()
     assert {key: value(cfg, key) for key in DEFAULTS} == DEFAULTS
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_originals_experiments_stay(name):
-    cfg = settings("--cfg", str(STAGE / "configs" / f"{name}.yaml"))
-    run, transform, cld, checkpoint, picks = EXPERIMENTS[name]
-    expected = {
-        "RUN_NAME": run, "DATASET.NAME": name.partition("_")[0], "MODEL.ARCH": "ResNet18",
-        "DATASET.TRANSFORM_NAME": transform, "MODEL.USE_CLD": cld,
-        "MODEL.PRETRAIN_PATH": str(STAGE / "pretrained" / checkpoint),
-        "DATALOADER.BATCH_SIZE": 128, "FINETUNE.REPEAT_DATA": 100, "FINETUNE.SEEDS": [0],
-        "FINETUNE.LABELED_INDICES_PATH": str(ROOT / "selective_labeling" / "saved" / picks),
-        "RUN_DIR": str(STAGE / "saved" / run),
-    }  # fmt: skip
-    assert {key: value(cfg, key) for key in expected} == expected
 
 
 def test_every_config_parses_and_states_its_command():

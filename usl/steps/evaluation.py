@@ -14,7 +14,6 @@ import pandas as pd
 from torch import nn
 
 from usl.config import SLICE, STAGE_FOLDERS, CfgNode, find_input
-from usl.data.augment import MocoChain
 from usl.data.datasets import AnyDataset, ImageDataset, open_dataset
 from usl.data.labelled import Labelled, draw_labelled, read_labelled
 from usl.data.strong import ScanChain
@@ -29,7 +28,7 @@ from usl.models.wideresnet import WideResNet
 from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run, log
-from usl.steps.inputs import pretrained_path
+from usl.steps.inputs import moco_chain, pretrained_path
 from usl.steps.selection import check_seeds, selector_of
 from usl.steps.training import check_resume, check_sgd, plan_of, training_folder, training_settings
 from usl.training.loop import Plan, Trained
@@ -156,13 +155,7 @@ def training_chain(transform: str, augment: CfgNode) -> Chain:
     check_transform(transform)
     if transform.startswith(("FixMatch-", "SCAN-")):
         return ScanChain(flip=augment.FLIP, fill=NORMALIZATION[transform][0])
-    return MocoChain(
-        scale=(augment.CROP, 1.0),
-        flip=augment.FLIP,
-        jitter=augment.JITTER,
-        grey=augment.GREY,
-        blur=augment.BLUR,
-    )
+    return moco_chain(augment, 32)
 
 
 @dataclass(frozen=True)

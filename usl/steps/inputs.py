@@ -11,6 +11,7 @@ from torch import nn
 
 from usl.artifacts import fingerprint, load_array
 from usl.config import CfgNode, find_input
+from usl.data.augment import MocoChain
 from usl.data.datasets import AnyDataset, open_dataset
 from usl.data.folder import FolderDataset
 from usl.data.folder_views import FolderViews
@@ -154,3 +155,15 @@ def read_neighbors(path: str, key: str, *, images: int, count: int) -> torch.Ten
             "after the image itself"
         )
     return torch.from_numpy(array[:, : 1 + count].astype(np.int64))
+
+
+def moco_chain(augment: CfgNode, side: int) -> MocoChain:
+    """The MoCo v2 chain that the AUGMENT settings describe, for images of this side."""
+    return MocoChain(
+        size=side,
+        scale=(augment.CROP, 1.0),
+        flip=augment.FLIP,
+        jitter=augment.JITTER,
+        grey=augment.GREY,
+        blur=augment.BLUR,
+    )
