@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
             trial.plan.check(trial.images)
         views = Views(train, transform, seed=0, device=device, backend=cfg.AUGMENT.BACKEND)
         run = start(cfg, argv, script=__file__)
-        run.note(dataset=train.name, images=train.fingerprint(), encoder=encoder)
+        lists = {trial.seed: trial.labelled.fingerprint() for trial in trials}
+        run.note(dataset=train.name, images=train.fingerprint(), encoder=encoder, labelled=lists)
 
         outcomes = []
         for trial in trials:

@@ -438,9 +438,9 @@ def test_it_learns_from_images_without_labels():
     make = fixmatch_step(
         views, WeakChain(), RandAugmentChain(), labelled, FixMatch(6, 3), seed=0, numbers=180
     )
-    plan = Plan(epochs=4, batch_size=18, lr=0.1, schedule="fixmatch")
+    plan = Plan(epochs=10, batch_size=18, lr=0.1, schedule="fixmatch")
     metrics = fit(network, make, sgd(network), plan, images=180, device=CPU).metrics
-    assert metrics["mask"].iloc[-1] > 0.5 > metrics["mask"][0]
+    assert metrics["mask"].iloc[-1] > metrics["mask"][0] + 0.2
     x = views.standard(torch.arange(60))
     assert (network.eval()(x).argmax(dim=1).numpy() == labels).mean() > 0.9
 

@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         heads = new_heads(EMBEDDING, uslt.NUM_SELECTED_SAMPLES, cosine=True)
         network = UsltNetwork(backbone, heads, frozen=uslt.UPDATE_HEAD_ONLY)
         network = network.to(device, memory_format=torch.channels_last)
-        start_heads(network, views, images=len(train), seed=cfg.SEED, batch=size)
+        if steps.uslt.begins(cfg):
+            start_heads(network, views, images=len(train), seed=cfg.SEED, batch=size)
         run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
         steps.uslt.note_inputs(run, train, neighbors, encoder)
 

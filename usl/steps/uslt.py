@@ -103,6 +103,12 @@ def check_options(cfg: CfgNode) -> None:
         )
 
 
+def begins(cfg: CfgNode) -> bool:
+    """Whether training starts from the beginning, and not from a checkpoint."""
+    there = not cfg.SKIP_SAVE and (Path(cfg.RUN_DIR) / CHECKPOINT).exists()
+    return not cfg.EVAL_ONLY and not (there and cfg.RESUME == "auto")
+
+
 def train_heads(
     cfg: CfgNode,
     plan: Plan,
