@@ -1,3 +1,4 @@
+import json
 import pickle
 import runpy
 import subprocess
@@ -59,3 +60,30 @@ def make_cld_checkpoint(path, *, seed=0, **extra):
     weights["module.groupDis.0.weight"] = torch.zeros(512, 128)
     torch.save({"model": weights, "epoch": 200, **extra}, path)
     return path
+
+
+def same(a, b, where=""):
+    """Deep equality of what checkpoints hold, apart from how fast it went."""
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            if key != "images_per_second":
+                same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def in_processes(path, code, count):
+    """What a worker prints as RESULT and JSON, run by ``torchrun`` in so many processes."""
+    path.write_text(code)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    done = subprocess.run([*launcher, str(count), str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))

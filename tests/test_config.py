@@ -104,6 +104,12 @@ def test_a_yaml_written_for_the_original_works_unchanged(tmp_path):
     assert str(STAGE / "pretrained/x.pth") == cfg.MODEL.PRETRAIN_PATH
 
 
+def test_a_seed_that_nobody_chose_is_the_default(tmp_path):
+    (tmp_path / "old.yaml").write_text("SEED: null\n")
+    defaults = STAGES["usl-t-cifar-pretrain.py"]
+    assert settings("--cfg", str(tmp_path / "old.yaml"), defaults=defaults).SEED == 42
+
+
 def test_order_is_defaults_base_file_options(tmp_path):
     (tmp_path / "base.yaml").write_text("USL: {KNN_K: 5, NUM_SELECTED_SAMPLES: 6, SEEDS: [7]}")
     (tmp_path / "sub").mkdir()

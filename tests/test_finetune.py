@@ -1,7 +1,6 @@
 """SimCLRv2-CLD fine-tuning: the network, the step, the script from its folder, bad input."""
 
 import csv
-import json
 import os
 import pickle
 import re
@@ -14,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_cifar, make_cld_checkpoint
+from conftest import ROOT, in_processes, make_cifar, make_cld_checkpoint
 from torch.nn import functional as F
 
 from usl import InputError
@@ -630,15 +629,8 @@ with distributed.processes(CPU):
 
 def test_two_processes_nearly_equal_one(tmp_path):
     # Batch norm adds up over processes in another order; later steps enlarge that.
-    path = tmp_path / "worker.py"
-    path.write_text(WORKER.format(tests=str(ROOT / "tests")))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    results = []
-    for count in ("1", "2"):
-        done = subprocess.run([*launcher, count, str(path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
-        results.append(json.loads(line.removeprefix("RESULT ")))
+    code = WORKER.format(tests=str(ROOT / "tests"))
+    results = [in_processes(tmp_path / "worker.py", code, count) for count in (1, 2)]
     (one_loss, one), (two_loss, two) = results
     assert two_loss == pytest.approx(one_loss, rel=1e-5)
     for a, b in zip(one, two, strict=True):

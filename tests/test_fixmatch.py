@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, make_cifar
+from conftest import ROOT, in_processes, make_cifar, same
 from test_wideresnet import by_hand
 from torch.nn import functional as F
 
@@ -445,24 +445,6 @@ def test_it_learns_from_images_without_labels():
     assert (network.eval()(x).argmax(dim=1).numpy() == labels).mean() > 0.9
 
 
-def assert_same(found, expected, where=""):
-    """Equal in every tensor and number."""
-    assert type(found) is type(expected), where
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            if key != "images_per_second":
-                assert_same(found[key], expected[key], f"{where}.{key}")
-    elif isinstance(expected, list):
-        assert len(found) == len(expected), where
-        for number, (a, b) in enumerate(zip(found, expected, strict=True)):
-            assert_same(a, b, f"{where}[{number}]")
-    elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), where
-    else:
-        assert found == expected, where
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A training that nothing disturbed."""
@@ -484,13 +466,13 @@ def test_killed_at_any_step_and_resumed(whole, tmp_path, die_at, save_every):
     done = len(views.given) // 3
     assert done == 6 - (3 * (die_at // 3) if not save_every else (0, 0, 2, 3, 4, 4)[die_at])
     for name in NAMES:
-        assert_same(torch.load(tmp_path / name), torch.load(whole[0] / name), name)
+        same(torch.load(tmp_path / name), torch.load(whole[0] / name), name)
     for name, weights in whole[1].network.state_dict().items():
         assert torch.equal(rest.network.state_dict()[name], weights), name
-    same = [c for c in whole[1].metrics if c != "images_per_second"]
-    assert rest.metrics[same].equals(whole[1].metrics[same])
-    assert pd.read_csv(tmp_path / "metrics.csv")[same].equals(
-        pd.read_csv(whole[0] / "metrics.csv")[same]
+    columns = [c for c in whole[1].metrics if c != "images_per_second"]
+    assert rest.metrics[columns].equals(whole[1].metrics[columns])
+    assert pd.read_csv(tmp_path / "metrics.csv")[columns].equals(
+        pd.read_csv(whole[0] / "metrics.csv")[columns]
     )
 
 
@@ -516,7 +498,7 @@ def test_killed_between_two_files(whole, tmp_path, monkeypatch, file):
     monkeypatch.undo()
     train(tmp_path)
     for name in NAMES:
-        assert_same(torch.load(tmp_path / name), torch.load(whole[0] / name), name)
+        same(torch.load(tmp_path / name), torch.load(whole[0] / name), name)
 
 
 def test_the_files_of_fixmatch_pytorch(tmp_path):
@@ -534,9 +516,9 @@ def test_the_files_of_fixmatch_pytorch(tmp_path):
     assert (last["epoch"], last["acc"], last["best_acc"]) == (4, 20, 50)
     assert (best["epoch"], best["acc"], best["best_acc"]) == (3, 50, 50)
     # What was tested is the average, not the weights.
-    assert_same(dict(last["ema_state_dict"]), evaluated[3])
-    assert_same(dict(best["ema_state_dict"]), evaluated[2])
-    assert_same(dict(last["state_dict"]), dict(network.state_dict()))
+    same(dict(last["ema_state_dict"]), evaluated[3])
+    same(dict(best["ema_state_dict"]), evaluated[2])
+    same(dict(last["state_dict"]), dict(network.state_dict()))
     weights = "linear.weight"
     assert not torch.equal(last["state_dict"][weights], last["ema_state_dict"][weights])
     small().load_state_dict(last["ema_state_dict"])
@@ -574,7 +556,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(whol
     # And from there it goes on to where it would have come.
     train(tmp_path)
     for name in NAMES:
-        assert_same(torch.load(tmp_path / name), torch.load(whole[0] / name), name)
+        same(torch.load(tmp_path / name), torch.load(whole[0] / name), name)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -670,17 +652,13 @@ def outcome(dtype):
 
 
 def test_two_processes_nearly_equal_one(tmp_path):
-    path = tmp_path / "worker.py"
-    path.write_text(WORKER.format(tests=str(ROOT / "tests")))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    done = subprocess.run([*launcher, "2", str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
+    code = WORKER.format(tests=str(ROOT / "tests"))
+    both = in_processes(tmp_path / "worker.py", code, 2)
     # Batch norm and gradients add up over processes in another order; steps on few images, with a
     # large learning rate, enlarge that. Measured: 1e-14 in float64, whose losses are rounded to
     # float32; 2e-4 in the weights and 3e-5 in the loss in float32.
     for two, dtype, number, weight in zip(
-        json.loads(line.removeprefix("RESULT ")),
+        both,
         (torch.float64, torch.float32),
         (1e-6, 1e-3),
         (1e-11, 2e-3),

@@ -1,16 +1,13 @@
 """Losses against slow oracles; the loop: schedules, averages, resume, failures, processes."""
 
-import json
 import logging
 import math
-import subprocess
-import sys
 from itertools import chain, pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, in_processes
 from torch import nn
 
 from usl import InputError
@@ -485,15 +482,8 @@ with distributed.processes(torch.device("cpu")):
 def test_two_processes_nearly_equal_one(tmp_path, cld):
     # Not exactly: sums over the batch are added in another order (float32), in batch norm and in
     # the gradients, and later steps enlarge that. Images, views, negatives and groups are the same.
-    path = tmp_path / "worker.py"
-    path.write_text(WORKER.format(tests=str(ROOT / "tests"), cld=cld))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    results = []
-    for count in ("1", "2"):
-        done = subprocess.run([*launcher, count, str(path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
-        results.append(json.loads(line.removeprefix("RESULT ")))
+    code = WORKER.format(tests=str(ROOT / "tests"), cld=cld)
+    results = [in_processes(tmp_path / "worker.py", code, count) for count in (1, 2)]
     (one_loss, one), (two_loss, two) = results
     assert two_loss == pytest.approx(one_loss, rel=1e-5)
     for name, values in one.items():

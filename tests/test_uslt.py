@@ -4,8 +4,6 @@ import copy
 import json
 import logging
 import math
-import subprocess
-import sys
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, in_processes, same
 from torch import nn
 
 from usl import InputError
@@ -927,23 +925,6 @@ def test_heads_that_do_not_fit_together(tmp_path, change, message):
         load_heads(tmp_path / "c.pth")
 
 
-def same(a, b, where=""):
-    """Deep equality of what checkpoints hold, apart from how fast it went."""
-    if isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            if key != "images_per_second":
-                same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """What three epochs end with, of both forms."""
@@ -1017,13 +998,8 @@ def test_two_processes_nearly_equal_one(tmp_path):
     # of the whole batch. Batch norm and the gradients add up in another order (float32), and later
     # steps enlarge that: measured 6e-7 on weights and averages, 0 where the backbone is frozen.
     # Adam divides by the size of the gradient, so where that is nearly 0 more can come of it.
-    path = tmp_path / "worker.py"
-    path.write_text(WORKER.format(tests=str(ROOT / "tests")))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    done = subprocess.run([*launcher, "2", str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
-    both = json.loads(line.removeprefix("RESULT "))
+    code = WORKER.format(tests=str(ROOT / "tests"))
+    both = in_processes(tmp_path / "worker.py", code, 2)
     for (two_loss, two), (one_loss, one) in zip(both, outcomes(), strict=True):
         assert two_loss == pytest.approx(one_loss, rel=1e-5)
         for name, values in one.items():

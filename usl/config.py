@@ -559,6 +559,9 @@ def merge(cfg: CfgNode, tree: dict[str, Any], *, source: str, prefix: str = "") 
         name = f"{prefix}{key}"
         if key not in cfg:
             raise InputError(f"{source}: {_unknown(cfg, str(key), name)}")
+        if name == "SEED" and value is None:
+            # As the original's files have it where nobody chose one.
+            continue
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
                 raise InputError(f"{source}: {name} is a section; give it keys")

@@ -14,7 +14,7 @@ import pandas as pd
 from torch import nn
 
 from usl.config import SLICE, STAGE_FOLDERS, CfgNode, find_input
-from usl.data.datasets import AnyDataset, ImageDataset, open_dataset
+from usl.data.datasets import AnyDataset, ImageDataset
 from usl.data.labelled import Labelled, draw_labelled, read_labelled
 from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION, check_transform
@@ -28,7 +28,7 @@ from usl.models.wideresnet import WideResNet
 from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run, log
-from usl.steps.inputs import moco_chain, pretrained_path
+from usl.steps.inputs import moco_chain, open_images, pretrained_path
 from usl.steps.selection import check_seeds, selector_of
 from usl.steps.training import check_resume, check_sgd, plan_of, training_folder, training_settings
 from usl.training.loop import Plan, Trained
@@ -49,7 +49,7 @@ def train_and_test(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
     """
     opened = []
     for split in ("train", "test"):
-        images = open_dataset(cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, split)
+        images = open_images(cfg, split)
         if not isinstance(images, ImageDataset):
             raise InputError(
                 f"DATASET.NAME is {cfg.DATASET.NAME!r}, whose images are files; choose cifar10, "

@@ -366,12 +366,11 @@ class _State:
         text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
         if distributed.rank() == 0:
             log.info("%s", text)
-        first = self.folder is not None and distributed.rank() == 0
-        if first and export is not None:
+        if export is not None and self.folder is not None and distributed.rank() == 0:
             # Before the checkpoint: whoever is killed in between does this epoch again.
             export(self.content(), row)
         self.save()
-        if self.folder is not None and first:
+        if self.folder is not None and distributed.rank() == 0:
             with replacing(self.folder / "metrics.csv") as file:
                 file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
 
