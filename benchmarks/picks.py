@@ -1,6 +1,6 @@
 """What each selector's 40 picks are worth: the README's tables, by the README's commands.
 
-    python benchmarks/selectors.py digits --seeds 1 2 42
+    python benchmarks/picks.py digits --seeds 1 2 42
 
 For each seed trains a selector of USL-T and lets it choose. A linear probe then compares all
 selectors, on the features of the encoder and on those of each trained selector, which every rival
