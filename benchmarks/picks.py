@@ -5,8 +5,8 @@
 For each seed trains a selector of USL-T and lets it choose. A linear probe then compares all
 selectors, on the features of the encoder and on those of each trained selector, which every rival
 gets too; and the networks of the last two stages are trained on the lists. Prints mean and standard
-deviation over the seeds. The encoder and the neighbours must be there (README, Start). Run again
-after a stop, trained selectors are taken up.
+deviation over the seeds. The encoder and the neighbours must be there (README, "From images to
+accuracy"). Run again after a stop, it takes up trained selectors.
 """
 
 import argparse
