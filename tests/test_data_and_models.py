@@ -2,6 +2,9 @@ import argparse
 import gzip
 import json
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +115,22 @@ def test_missing_data_that_cannot_be_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(tv_datasets, "CIFAR10", offline)
     with pytest.raises(InputError, match="CIFAR10 is not in DATASET.ROOT_DIR .* no network"):
         open_dataset("cifar10", tmp_path)
+
+
+def test_processes_download_one_after_the_other(tmp_path, monkeypatch):
+    gate = threading.Lock()
+
+    def fetch(root, download):
+        assert gate.acquire(blocking=False), "two at once"
+        time.sleep(0.1)
+        if not (Path(root) / "cifar-10-batches-py").exists():
+            make_cifar(Path(root), per_file=10)
+        gate.release()
+
+    monkeypatch.setattr(tv_datasets, "CIFAR10", fetch)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: open_dataset("cifar10", tmp_path / "new"), range(3)))
+    assert [len(images) for images in found] == [50] * 3
 
 
 def test_unknown_data_set():

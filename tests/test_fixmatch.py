@@ -814,6 +814,7 @@ def test_the_script_on_files_in_cifars_format(cifar, script, tmp_path, capsys):
     report = (run / "report.html").read_text()
     for text in ("mean of at most 20 last tests", means["last20"], "mask", "class-9", "seed 2"):
         assert text in report
+    assert re.search(r"<dt>Steps</dt>\s*<dd>5</dd>", report) and "Epochs" not in report
     assert "training goes on" not in done.stderr
 
     # What is finished is not trained again, and not gone on with under other settings.

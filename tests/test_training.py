@@ -206,7 +206,12 @@ def test_metrics_are_means_over_the_epoch(tmp_path):
     assert rows["loss"][0] == pytest.approx(loss.item(), rel=1e-5)
     assert rows["half"][0] == pytest.approx(loss.item() / 2, rel=1e-5)
     assert rows["answer"].tolist() == [42.0] * 3 and rows["step"].tolist() == [5, 10, 15]
-    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
+    written = (tmp_path / "metrics.csv").read_text()
+    assert len(written.splitlines()) == 4
+    # Killed between the last checkpoint and this file: the same command completes it.
+    (tmp_path / "metrics.csv").unlink()
+    toy.run()
+    assert (tmp_path / "metrics.csv").read_text() == written
 
 
 def test_steps_instead_of_epochs():

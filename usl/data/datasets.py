@@ -258,9 +258,13 @@ DATASETS: dict[str, Callable[..., AnyDataset]] = {
 
 def _download(name: str, root: Path) -> None:
     import torchvision
+    from filelock import FileLock
 
     try:
-        getattr(torchvision.datasets, name)(str(root), download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        # One process at a time; for those that waited, torchvision finds the files complete.
+        with FileLock(root / f".{name}.lock"):
+            getattr(torchvision.datasets, name)(str(root), download=True)
     except Exception as error:
         raise InputError(
             f"{name} is not in DATASET.ROOT_DIR {root} and cannot be downloaded "

@@ -98,8 +98,8 @@ def map_uri(places: np.ndarray, shade: np.ndarray, picked: np.ndarray) -> str:
     return _uri(buffer, "image/svg+xml")
 
 
-def curve_uri(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
-    """Curves over epochs, each a name and its (x, y), as an SVG data URI."""
+def curve_uri(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, axis: str) -> str:
+    """Curves over what ``axis`` names, each a name and its (x, y), as an SVG data URI."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 2.6), layout="constrained")
@@ -109,7 +109,7 @@ def curve_uri(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> str:
         axes.plot(x, y, marker="o" if few else None, markersize=3, label=name)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(axis)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()

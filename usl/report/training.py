@@ -27,18 +27,19 @@ def write_training_report(
     ----------
     path : Path
     metrics : DataFrame
-        One row an epoch; ``epoch`` and ``step`` are axes, every other column is a curve. Columns
-        ``name/part`` share one picture.
+        One row an epoch, or a test; the axis is ``epoch``, or ``step`` where there is none. Every
+        other column is a curve; columns ``name/part`` share one picture.
     title, facts, command, timings
         See :func:`usl.report.page.write_page`.
     table : Table, optional
         Results; by default the last numbers of the metrics.
     """
+    axis = "epoch" if "epoch" in metrics else "step"
     curves: dict[str, list[str]] = {}
     for name in metrics.columns:
         if name not in ("epoch", "step"):
             curves.setdefault(name.partition("/")[0], []).append(name)
-    known = {name: metrics[["epoch", name]].dropna() for group in curves.values() for name in group}
+    known = {name: metrics[[axis, name]].dropna() for group in curves.values() for name in group}
     last = [
         [title.replace("_", " "), ", ".join(f"{known[n][n].iloc[-1]:.4g}" for n in names)]
         for title, names in curves.items()
@@ -46,7 +47,7 @@ def write_training_report(
     write_page(
         path,
         title=title,
-        facts=facts | {"Epochs": int(metrics["epoch"].max())},
+        facts=facts | {f"{axis.capitalize()}s": int(metrics[axis].max())},
         command=command,
         timings=timings,
         table=table or Table(["", "last"], last),
@@ -55,9 +56,10 @@ def write_training_report(
                 "title": title.replace("_", " "),
                 "picture": curve_uri(
                     {
-                        name.partition("/")[2]: (known[name]["epoch"], known[name][name])
+                        name.partition("/")[2]: (known[name][axis], known[name][name])
                         for name in names
-                    }
+                    },
+                    axis=axis,
                 ),
             }
             for title, names in curves.items()

@@ -382,7 +382,9 @@ def finish_evaluation(
     total = mean_spread([one.accuracy for one in outcomes])
     each = [mean_spread([one.by_class[c] for one in outcomes]) for c in range(len(classes))]
     if run.folder is not None:
-        curves = [one.metrics.drop(columns="step").set_index("epoch") for one in outcomes]
+        # What FixMatch calls an epoch is what lies between two of its tests.
+        axis, other = ("step", "epoch") if outcomes[0].last else ("epoch", "step")
+        curves = [one.metrics.drop(columns=other).set_index(axis) for one in outcomes]
         if len(outcomes) > 1:
             curves = [
                 curve.add_suffix(f"/seed {one.seed}")

@@ -370,9 +370,7 @@ class _State:
             # Before the checkpoint: whoever is killed in between does this epoch again.
             export(self.content(), row)
         self.save()
-        if self.folder is not None and distributed.rank() == 0:
-            with replacing(self.folder / "metrics.csv") as file:
-                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
+        self.save_metrics()
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -398,6 +396,11 @@ class _State:
         with replacing(self.folder / CHECKPOINT) as file:
             file.write(buffer.getbuffer())
 
+    def save_metrics(self) -> None:
+        if self.folder is not None and distributed.rank() == 0:
+            with replacing(self.folder / "metrics.csv") as file:
+                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
+
     def restore(self) -> None:
         path = None if self.folder is None else self.folder / CHECKPOINT
         if path is None or not path.exists():
@@ -422,6 +425,8 @@ class _State:
         self.sums = {k: v.to(self.device) for k, v in content["sums"].items()}
         self.count = content["count"]
         torch.set_rng_state(content["random"])
+        # Whoever was killed after the checkpoint has not written its last row.
+        self.save_metrics()
         log.info("training goes on from step %d", self.step)
 
 
