@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     run = start(cfg, argv, script=__file__)
 
     # 1. Features of every image, in dataset order.
-    features = steps.image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
+    size, width = cfg.DATALOADER.BATCH_SIZE, steps.uslt.width_of(heads)
+    features = steps.image_features(run, encoder, images, batch_size=size, width=width)
 
     # 2. Clusters of each head, and how sure it is of every image.
     chosen, mean = [], cfg.USLT.USE_MEAN_PROB

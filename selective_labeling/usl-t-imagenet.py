@@ -25,11 +25,13 @@ def main(argv: list[str] | None = None) -> None:
     images = steps.open_images(cfg, "train")
     encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
     heads, budget = steps.uslt.heads_of(cfg, len(images))
+    steps.check_neighbors(cfg.USLT.KNN_K, "USLT.KNN_K", cfg.KNN.BACKEND, len(images))
     answers = steps.uslt.read_answers(cfg.USLT, images)
     run = start(cfg, argv, script=__file__)
 
     # 1. Features of every image, in dataset order.
-    features = steps.image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
+    size, width = cfg.DATALOADER.BATCH_SIZE, steps.uslt.width_of(heads)
+    features = steps.image_features(run, encoder, images, batch_size=size, width=width)
     points = Points(features, run.device)
 
     # 2. How dense is the feature space around each image?

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import sys
+import types
 from itertools import chain, pairwise
 
 import numpy as np
@@ -212,6 +214,27 @@ def test_metrics_are_means_over_the_epoch(tmp_path):
     (tmp_path / "metrics.csv").unlink()
     toy.run()
     assert (tmp_path / "metrics.csv").read_text() == written
+
+
+def test_tensorboard_gets_every_number_where_it_is_installed(tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "tensorboard")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    module = types.ModuleType("tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    metrics = Toy(tmp_path).run(evaluate=lambda network: {"answer": 42.0}).metrics
+    rows = metrics.to_dict("records")
+    assert written == [(k, v, row["step"]) for row in rows for k, v in row.items()] + ["closed"]
 
 
 def test_steps_instead_of_epochs():

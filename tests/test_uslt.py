@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -847,6 +847,12 @@ def test_dying_clusters_are_recognised_and_said(caplog, monkeypatch):
     training.watch(training.network.eval())
     assert "head 0: only 1 of 5 clusters are alive; raise USLT_PRETRAIN.ADJUSTMENT" in caplog.text
 
+    # Two images cannot keep three of five clusters alive.
+    caplog.clear()
+    two = replace(training.data, images=training.data.images[:2], labels=training.data.labels[:2])
+    Watch(two, TRANSFORM, threshold=0, batch_size=2, device=CPU)(training.network)
+    assert "alive" not in caplog.text
+
     class Lopsided(nn.Module):
         def forward(self, x):
             out = torch.zeros(len(x), 1, 3)
@@ -890,13 +896,15 @@ def test_what_training_writes_has_the_released_layout(tmp_path, imagenet):
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_released_heads_load(tmp_path, ema, prefix):
-    heads = new_heads(8, 6, cosine=False)
+@pytest.mark.parametrize("cosine", [False, True])
+def test_released_heads_load(tmp_path, ema, prefix, cosine):
+    heads = new_heads(8, 6, cosine=cosine)
     weights = {f"{prefix}cluster_head.{k}": v for k, v in heads.state_dict().items()}
     doubled = {k: 2 * v for k, v in weights.items()} if ema else None
     content = {"model": weights, "ema_model": doubled, "epoch": 200}
     torch.save(content, tmp_path / "c.pth")
     found = load_heads(tmp_path / "c.pth")
+    assert type(found[1]) is type(heads[1])
     torch.testing.assert_close(found[1].weight, heads[1].weight * (2 if ema else 1))
 
 
@@ -980,16 +988,16 @@ with distributed.processes(torch.device("cpu")):
 
 
 def outcomes():
-    """Losses, and the first of all weights and averages after an epoch, of both forms."""
+    """Metrics, and the first of all weights and averages after an epoch, of both forms."""
     results = []
     for imagenet in (False, True):
-        training = Training(imagenet=imagenet, epochs=1, evaluate_every=2)
-        training.watch = None
+        training = Training(imagenet=imagenet, epochs=1)
         trained = training.run()
         states = (trained.network, training.local, training.whole)
         values = chain.from_iterable(state.state_dict().items() for state in states)
         first = {name: value.double().flatten()[:50].tolist() for name, value in values}
-        results.append([trained.metrics["loss"].tolist(), first])
+        row = trained.metrics.drop(columns="images_per_second").iloc[-1].to_dict()
+        results.append([row, first])
     return results
 
 
@@ -1000,7 +1008,7 @@ def test_two_processes_nearly_equal_one(tmp_path):
     # Adam divides by the size of the gradient, so where that is nearly 0 more can come of it.
     code = WORKER.format(tests=str(ROOT / "tests"))
     both = in_processes(tmp_path / "worker.py", code, 2)
-    for (two_loss, two), (one_loss, one) in zip(both, outcomes(), strict=True):
-        assert two_loss == pytest.approx(one_loss, rel=1e-5)
+    for (two_row, two), (one_row, one) in zip(both, outcomes(), strict=True):
+        assert two_row == pytest.approx(one_row, rel=1e-5)
         for name, values in one.items():
             assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-4), name

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -18,12 +19,17 @@ from conftest import ROOT, make_cifar
 from PIL import Image
 from torch import nn
 
-from usl import InputError
+from usl import InputError, config
 from usl.data import datasets
+from usl.data.augment import MocoChain
+from usl.data.draws import permutation
+from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION
+from usl.features import extract
 from usl.models.resnet_cifar import CifarResNet, CldNetwork, PretextEncoder, small_resnet
 from usl.models.uslt import UsltNetwork, new_heads
-from usl.training.uslt_losses import LocalCriterion
+from usl.training.uslt import Reassignment, Weights
+from usl.training.uslt_losses import GlobalOptions, LocalCriterion
 
 NAMES = json.loads((Path(__file__).parent / "state_dicts.json").read_text())
 MINE, PRETRAIN, SELECT = "mine-neighbors.py", "usl-t-cifar-pretrain.py", "usl-t-cifar.py"
@@ -252,7 +258,7 @@ def test_eval_only_prints_and_writes_nothing(clean, data, script, capsys):
             assert f"{kind}/{head}: {value:.4g}\n" in out
     # The same as was printed after training.
     assert re.findall("training images.*", out) == re.findall("training images.*", clean[2].stdout)
-    with pytest.raises(InputError, match="there is no checkpoint .*nowhere/checkpoint.pth"):
+    with pytest.raises(InputError, match="there is no .*nowhere/checkpoint.pth; train first, or"):
         argv = pretraining(data, neighbors, folder / "nowhere")
         script(PRETRAIN, *argv, "EVAL_ONLY", True)
     assert not (folder / "nowhere").exists()
@@ -290,6 +296,86 @@ def test_without_labels_the_picks_come_out_all_the_same(
     out = capsys.readouterr().out
     assert printed(out) == printed(clean[3].stdout)
     assert "accuracy" not in out and "class counts" not in out
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """With what the training is called, which then does not begin."""
+    seen = SimpleNamespace()
+
+    def record(name, names, result=None):
+        def call(*args, **options):
+            setattr(seen, name, SimpleNamespace(**dict(zip(names, args, strict=True)), **options))
+            if result is None:
+                raise Stop
+            return result
+
+        monkeypatch.setattr(f"usl.steps.uslt.{name}", call)
+
+    record("uslt_step", ["views", "chain", "neighbors", "local", "whole", "weights"], "step")
+    record("reassigning", ["network", "whole", "reassignment"], "after")
+    record("fit", ["network", "step", "optimizer", "plan"])
+    return seen
+
+
+SETTINGS = {
+    "USLT_PRETRAIN.ADJUSTMENT_WEIGHT": 1.5, "USLT_PRETRAIN.SHARPEN_TEMPERATURE": 0.75,
+    "USLT_PRETRAIN.LOCAL_LOSS_SCALE": 3.5, "USLT_PRETRAIN.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH": 7.0,
+    "USLT_PRETRAIN.GLOBAL_START_EPOCH": 2, "USLT_PRETRAIN.CONFIDENCE_THRESHOLD": 0.35,
+    "USLT_PRETRAIN.EMA_DECAY": 0.6, "USLT_PRETRAIN.NUM_NEIGHBORS": 3, "OPTIMIZER.LR": 2e-3,
+    "OPTIMIZER.WEIGHT_DECAY": 3e-3, "AUGMENT.FLIP": 0.25, "SEED": 9, "SCHEDULE": "cosine",
+    "WARMUP_EPOCHS": 2, "EPOCHS": 11, "EVALUATE_EVERY": 5, "CHECKPOINT_STEPS": 4, "ACCUMULATE": 2,
+    "PRECISION": "bfloat16",
+}  # fmt: skip
+
+
+def check_called(called, *, images, batch, options):
+    """Every one of SETTINGS is where it belongs."""
+    fit, step = called.fit, called.uslt_step
+    assert step.weights == Weights(3.5, 7.0, 2) and step.seed == 9 and step.views.seed == 9
+    assert (step.local.adjustment, step.local.temperature) == (1.5, 0.75)
+    assert step.whole.options == options and step.neighbors.shape == (images, 4)
+    group = fit.optimizer.param_groups[0]
+    assert (type(fit.optimizer), group["lr"], group["weight_decay"]) == (
+        torch.optim.Adam,
+        2e-3,
+        3e-3,
+    )
+    trained = [p for p in fit.network.parameters() if p.requires_grad]
+    assert [id(p) for p in group["params"]] == [id(p) for p in trained]
+    assert fit.step == "step" and fit.resume and fit.images == images
+    assert vars(fit.plan) == vars(
+        replace(
+            fit.plan, epochs=11, batch_size=batch, lr=2e-3, warmup=2 * (images // batch),
+            schedule="cosine", accumulate=2, precision="bfloat16", ema=0.6, save_every=4,
+            evaluate_every=5, seed=9, stop=0, steps=0,
+        )
+    )  # fmt: skip
+    assert fit.extras["criterion_local"] is step.local
+    assert fit.extras["criterion_global"] is step.whole
+    assert fit.evaluate is fit.extras["val_predictions"] and fit.evaluate.threshold == 0.35
+
+
+def test_every_setting_reaches_the_training(clean, data, tmp_path, script, called):
+    neighbors = clean[0] / "mined" / "topk-train-neighbors.npy"
+    flags = {"REWEIGHT": False, "REWEIGHT_RENORM": True, "MEAN_OUTSIDE_MASK": False}
+    settings = SETTINGS | {f"USLT_PRETRAIN.{key}": value for key, value in flags.items()}
+    argv = (word for pair in settings.items() for word in pair)
+    with pytest.raises(Stop):
+        script(PRETRAIN, *pretraining(data, neighbors, tmp_path), *argv)
+    check_called(called, images=80, batch=16, options=GlobalOptions(0.35, False, True, False))
+    chain = called.uslt_step.chain
+    assert chain == ScanChain(flip=0.25, fill=NORMALIZATION["SCAN-cifar10"][0])
+    assert called.fit.after_step is None and called.uslt_step.whole.images == 0
+    # Linear heads on a backbone that is trained as well, from its checkpoint.
+    network, pretext = called.fit.network, torch.load(data / "pretext.pth.tar")
+    assert not network.frozen and all(p.requires_grad for p in network.parameters())
+    assert torch.equal(network.backbone.conv1.weight, pretext["module.backbone.conv1.weight"])
+    assert [head.bias.shape for head in network.cluster_head] == [(CLUSTERS,)] * 3
 
 
 def test_heads_alone_are_trained_on_request(clean, data, tmp_path, script):
@@ -423,7 +509,12 @@ BAD_NEIGHBORS = {
         lambda n: n[:, :20],
         "USLT_PRETRAIN.NUM_NEIGHBORS is 20; choose 1 to 19, the columns of .*n.npy after the image",
     ),
-    "one column": (lambda n: n[:, :1], "NUM_NEIGHBORS is 20; "),
+    "one column": (lambda n: n[:, :1], "n.npy has no neighbours beside the image itself; mine"),
+    "no column": (lambda n: n[:, :0], "n.npy has no neighbours beside the image itself; mine"),
+    "another order": (
+        lambda n: np.roll(n, 1, axis=0),
+        "column 0 of .*n.npy is the image itself in 0 % of rows, so its images are in another ord",
+    ),
     "one dimension": (lambda n: n[0], "has shape"),
     "floats": (lambda n: n.astype(np.float32), "holds float32 values; mine them from this data"),
     "not there": (None, "there is no file of neighbours .USLT_PRETRAIN.TOPK_NEIGHBORS_PATH.; put"),
@@ -459,6 +550,16 @@ def test_neighbours_of_another_data_set(clean, data, tmp_path, script, name):
             ),
             "so some epochs have no loss; choose an earlier one",
         ),
+        (
+            ("USLT_PRETRAIN.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH", "nan"),
+            "so some epochs have no loss; choose an earlier one",
+        ),
+        (("USLT_PRETRAIN.REASSIGN_AFTER_STEPS", -1), "REASSIGN_AFTER_STEPS is -1; choose 0 or"),
+        (("USLT_PRETRAIN.COUNT_EMA_MIN_TH", -1), "COUNT_EMA_MIN_TH is -1 and COUNT_EMA_MAX_TH 10"),
+        (("USLT_PRETRAIN.COUNT_EMA_MAX_TH", 99), "no smaller a MAX than MIN"),
+        (("OPTIMIZER.WEIGHT_DECAY", -1), "OPTIMIZER.WEIGHT_DECAY is -1.0; choose 0 or more"),
+        (("OPTIMIZER.WEIGHT_DECAY", "nan"), "OPTIMIZER.WEIGHT_DECAY is nan; choose 0 or more"),
+        (("SEED", 10**20), "SEED has 10+; give numbers from 0 to 4294967295"),
         (("USLT_PRETRAIN.EMA_DECAY", 1), "an EMA decay of 1.0; choose 0 to below 1"),
         (("DATALOADER.BATCH_SIZE", 81), "DATALOADER.BATCH_SIZE is 81; choose 2 to 80, the images"),
         (("EPOCHS", 0), "0 epochs and 0 steps; choose at least 1"),
@@ -568,6 +669,21 @@ def test_selection_with_a_checkpoint_that_has_no_heads(data, tmp_path, script):
     assert not (tmp_path / "run").exists()
 
 
+def test_features_that_the_heads_have_not_seen(clean, data, tmp_path, script):
+    checkpoint = clean[0] / "trained" / "checkpoint.pth"
+    np.save(tmp_path / "memory_feats_list.npy", np.ones((80, 63), np.float32))
+    argv = selection(data, checkpoint, tmp_path)
+    with pytest.raises(InputError, match=r"has shape \(80, 63\), needed is \(80, 64\)"):
+        script(SELECT, *argv, "RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False)
+    content = load(clean[0] / "trained")
+    for head in range(3):
+        name = f"cluster_head.{head}.weight"
+        content["model"][name] = content["model"][name][:, :63].clone()
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="features have 64 columns, and the heads .* see 63; giv"):
+        script(SELECT, *selection(data, tmp_path / "other.pth", tmp_path / "run"))
+
+
 @pytest.mark.parametrize("options", [("MODEL.FEATURES", "backbone"), ("MODEL.ARCH", "pixels")])
 def test_heads_see_the_features_that_they_were_trained_on(clean, data, tmp_path, script, options):
     checkpoint = clean[0] / "trained" / "checkpoint.pth"
@@ -575,6 +691,31 @@ def test_heads_see_the_features_that_they_were_trained_on(clean, data, tmp_path,
         InputError, match="the heads of USL-T were trained on those of its own network"
     ):
         script(SELECT, *selection(data, checkpoint, tmp_path / "run"), *options)
+
+
+def settings_of(name, defaults, stem):
+    return config.parse(defaults(), ["--cfg", f"{stem}.yaml"], script=str(folder_of(name) / name))
+
+
+@pytest.mark.parametrize("stem", ["digits", "fashion-mnist", "fashion-mnist-folder"])
+def test_the_readmes_configs_chain_without_editing(stem):
+    form = "_imagenet" if stem.endswith("folder") else ""
+    defaults = [getattr(config, f"uslt{form}{what}_defaults") for what in ("_pretrain", "")]
+    mined = settings_of(MINE, config.mine_defaults, f"{stem}_neighbors")
+    trained = settings_of(PRETRAIN, defaults[0], f"{stem}_usl-t_pretrain")
+    chosen = settings_of(SELECT, defaults[1], f"{stem}_usl-t")
+
+    def same(read, written):
+        assert Path(read).resolve() == Path(written).resolve()
+
+    uslt = trained.USLT_PRETRAIN
+    same(uslt.TOPK_NEIGHBORS_PATH, Path(mined.RUN_DIR) / "topk-train-neighbors.npy")
+    same(chosen.MODEL.PRETRAIN_PATH, Path(trained.RUN_DIR) / "checkpoint.pth")
+    same(trained.MODEL.PRETRAIN_PATH, mined.MODEL.PRETRAIN_PATH)
+    for key in ("NAME", "ROOT_DIR", "TRANSFORM_NAME"):
+        assert mined.DATASET[key] == trained.DATASET[key] == chosen.DATASET[key]
+    assert {c.MODEL.ARCH for c in (mined, trained, chosen)} == {"SmallResNet"}
+    assert chosen.USLT.NUM_CLUSTERS in (0, uslt.NUM_SELECTED_SAMPLES)
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
@@ -644,6 +785,72 @@ def test_training_on_a_folder_leaves_the_encoder_alone(folder, folder_run):
     assert "heads gave half of a large cluster to a small" in (folder_run / "run.log").read_text()
 
 
+def test_every_setting_reaches_the_training_on_a_folder(folder, tmp_path, script, called):
+    flags = {"REWEIGHT": True, "REWEIGHT_RENORM": False, "MEAN_OUTSIDE_MASK": True}
+    moved = {"REASSIGN_AFTER_STEPS": 6, "COUNT_EMA_MIN_TH": 8, "COUNT_EMA_MAX_TH": 10}
+    settings = SETTINGS | {f"USLT_PRETRAIN.{k}": v for k, v in (flags | moved).items()}
+    argv = (word for pair in settings.items() for word in pair)
+    with pytest.raises(Stop):
+        script(FOLDER_PRETRAIN, *folder_pretraining(folder, tmp_path), *argv)
+    check_called(called, images=36, batch=12, options=GlobalOptions(0.35, True, False, True))
+    assert called.uslt_step.chain == MocoChain(size=32, flip=0.25)
+    whole, network = called.uslt_step.whole, called.fit.network
+    assert called.fit.after_step == "after" and called.reassigning.seed == 9
+    assert called.reassigning.reassignment == Reassignment(6, 8, 10)
+    assert called.reassigning.whole is whole and whole.images == 36
+    assert called.reassigning.network is network and network.frozen
+
+    # Cosine heads start from the features of the first images that will be seen.
+    images = datasets.open_dataset("folder", folder, side=32)
+    encoder = PretextEncoder(**SIZES).eval()
+    encoder.load_state_dict(torch.load(folder / "pretext.pth.tar"))
+    features = extract(encoder, images, transform="imagenet100", batch_size=36)
+    first = features[permutation(36, seed=9, epoch=0)[:15].numpy()]
+    weights = torch.cat([head.weight for head in network.cluster_head]).detach().numpy()
+    np.testing.assert_allclose(weights, first, rtol=1e-4, atol=1e-5)
+
+
+def test_eval_only_on_a_folder(folder, folder_run, script, capsys):
+    before = {p: p.stat().st_mtime_ns for p in folder_run.rglob("*")}
+    script(FOLDER_PRETRAIN, *folder_pretraining(folder, folder_run), "EVAL_ONLY", True)
+    out = capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in folder_run.rglob("*")} == before
+    names, *_, last = [
+        line.split(",") for line in (folder_run / "metrics.csv").read_text().splitlines()
+    ]
+    for kind in ("live/0", "macc/1", "entropy/2"):
+        assert f"{kind}: {float(last[names.index(kind)]):.4g}\n" in out
+
+
+def test_two_processes_train_on_a_folder_as_one_does(folder, tmp_path, script, capsys):
+    # Without a reassignment: of clusters that are 1e-7 apart, rounding decides which one an image
+    # belongs to, and the gradients are added up in another order.
+    def argv(run):
+        words = folder_pretraining(folder, tmp_path / run)
+        return [*map(str, words), "USLT_PRETRAIN.REASSIGN_AFTER_STEPS", "9"]
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    done = subprocess.run(
+        [*launcher, "2", FOLDER_PRETRAIN, *argv("two")],
+        cwd=folder_of(FOLDER_PRETRAIN),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    script(FOLDER_PRETRAIN, *argv("one"))
+    two, one = load(tmp_path / "two"), load(tmp_path / "one")
+    for key in ("model", "criterion_local", "criterion_global"):
+        for name, value in one[key].items():
+            torch.testing.assert_close(two[key][name], value, rtol=1e-5, atol=1e-6)
+    for a, b in zip(two["metrics"], one["metrics"], strict=True):
+        a.pop("images_per_second"), b.pop("images_per_second")
+        assert a == pytest.approx(b, rel=1e-4)
+    # Both see the images to choose from the same way, and one process says so.
+    assert len(re.findall("training images.*", done.stdout)) == 3
+    seen = re.findall("training images.*", capsys.readouterr().out)
+    assert seen == re.findall("training images.*", done.stdout)
+
+
 def test_training_on_a_folder_killed_and_resumed(folder, folder_run, tmp_path, script, monkeypatch):
     forward, calls = LocalCriterion.forward, []
 
@@ -695,12 +902,38 @@ def folder_selection(root, checkpoint, run):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("USLT.KNN_K", 0), "USLT.KNN_K is 0; choose 1 to 36, the number of images"),
+        (("USLT.KNN_K", 37), "USLT.KNN_K is 37; choose 1 to 36, the number of images"),
+        (("KNN.BACKEND", "abacus"), "'abacus'"),
+        (("USLT.LABELS_PATH", "no.csv"), "there is no file of answers .USLT.LABELS_PATH."),
+        (("USLT.NUM_PSEUDO_LABELS_PER_CLUSTER", 0), "choose at least 1, the pick itself"),
+    ],
+)
+def test_bad_settings_of_selection_from_a_folder(
+    folder, folder_run, tmp_path, script, options, message
+):
+    argv = folder_selection(folder, folder_run / "checkpoint.pth", tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        script(FOLDER_SELECT, *argv, "USLT.NUM_SELECTED_SAMPLES", 4, *options)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("head", "budget"), [(0, 4), (1, 0), (2, 20)])
 def test_picks_and_pseudo_labels_of_a_folder(
     folder, folder_run, tmp_path, script, capsys, head, budget
 ):
     options = ("USLT.NUM_SELECTED_SAMPLES", budget, "USLT.HEAD_IN_USE", head)
-    argv = folder_selection(folder, folder_run / "checkpoint.pth", tmp_path)
+    checkpoint = folder_run / "checkpoint.pth"
+    if head == 1:
+        # In the form of the released ones.
+        content = {"model": {f"module.{k}": v for k, v in load(folder_run)["model"].items()}}
+        content |= {"epoch": np.int64(9), "ema_model": None}
+        checkpoint = tmp_path / "imagenet_usl_t.pth"
+        torch.save(content, checkpoint)
+    argv = folder_selection(folder, checkpoint, tmp_path)
     script(FOLDER_SELECT, *argv, *options)
     found, budget = printed(capsys.readouterr().out), budget or 5
     features = np.load(tmp_path / "memory_feats_list.npy")

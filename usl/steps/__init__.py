@@ -14,6 +14,7 @@ from usl.steps.inputs import (
     views_of,
 )
 from usl.steps.selection import (
+    check_neighbors,
     check_seeds,
     check_settings,
     clusters,
@@ -40,6 +41,7 @@ from usl.steps.training import (
 __all__ = [
     "Encoder",
     "build_encoder",
+    "check_neighbors",
     "check_resume",
     "check_seeds",
     "check_settings",

@@ -141,13 +141,23 @@ def read_neighbors(path: str, key: str, *, images: int, count: int) -> torch.Ten
     Raises
     ------
     InputError
-        Not there, of another number of images, too few columns, or no indices of these images.
+        Not there, of another number or order of images, too few columns, or no indices of these
+        images.
     """
     found = find_input(path, f"file of neighbours ({key})")
     advice = "mine them from this data set with usl-t_pretraining/mine-neighbors.py"
     array = load_array(
         found, shape=(images, None), kind="iu", limits=(0, images - 1), advice=advice
     )
+    if array.shape[1] < 2:
+        raise InputError(f"{found} has no neighbours beside the image itself; {advice}")
+    # Exact duplicates may come before the image itself, in a few rows.
+    own = float((array[:, 0] == np.arange(images)).mean())
+    if own < 0.5:
+        raise InputError(
+            f"column 0 of {found} is the image itself in {100 * own:.0f} % of rows, so its images "
+            f"are in another order; {advice}"
+        )
     if not 1 <= count < array.shape[1]:
         setting = f"{key.rpartition('.')[0]}.NUM_NEIGHBORS"
         raise InputError(

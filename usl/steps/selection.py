@@ -34,9 +34,21 @@ SPARE_CLUSTERS = {2500: 2501}
 
 
 def image_features(
-    run: Run, encoder: Encoder, images: AnyDataset, *, batch_size: int, name: str = FEATURES
+    run: Run,
+    encoder: Encoder,
+    images: AnyDataset,
+    *,
+    batch_size: int,
+    name: str = FEATURES,
+    width: int | None = None,
 ) -> np.ndarray:
-    """Features of every image, (N, D), from the encoder or from RUN_DIR."""
+    """Features of every image, (N, D), from the encoder or from RUN_DIR; ``width`` is D if known.
+
+    Raises
+    ------
+    InputError
+        Features of another width, or what :func:`usl.features.extract` raises.
+    """
     source = {
         "images": images.fingerprint(),
         "encoder": encoder.made_from,
@@ -59,8 +71,13 @@ def image_features(
         ]
 
     with run.timed(f"features ({images.split})"):
-        features = run.cached([Expected(name, (len(images), None))], source, compute)[0]
+        features = run.cached([Expected(name, (len(images), width))], source, compute)[0]
         assert features is not None
+    if width not in (None, features.shape[1]):
+        raise InputError(
+            f"the features have {features.shape[1]} columns, and the heads of the checkpoint see "
+            f"{width}; give one that usl-t_pretraining wrote"
+        )
     if shards is not None:
         shutil.rmtree(shards, ignore_errors=True)
     if name == FEATURES:
@@ -80,14 +97,18 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     for budget in budgets:
         check_budget(budget, images)
     check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
-    k = cfg.USL.KNN_K
-    if not 1 <= k <= images:
-        raise InputError(f"USL.KNN_K is {k}; choose 1 to {images}, the number of images")
+    check_neighbors(cfg.USL.KNN_K, "USL.KNN_K", cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
-    check_backend(cfg.KNN.BACKEND)
     if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
+
+
+def check_neighbors(k: int, name: str, backend: str, images: int) -> None:
+    """Raise InputError unless so many images have k neighbours, and something finds them."""
+    if not 1 <= k <= images:
+        raise InputError(f"{name} is {k}; choose 1 to {images}, the number of images")
+    check_backend(backend)
 
 
 def check_seeds(seeds: Sequence[int], name: str) -> None:

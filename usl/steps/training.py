@@ -17,6 +17,7 @@ from usl.distributed import is_first
 from usl.errors import InputError
 from usl.report.training import write_training_report
 from usl.run import Run
+from usl.steps.selection import check_seeds
 from usl.training.loop import Plan
 
 # Settings that do not change what a training ends with.
@@ -42,6 +43,8 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
     """The training plan that the settings describe."""
     batch = cfg.DATALOADER.BATCH_SIZE
     check_resume(cfg.RESUME)
+    seed = cfg.get("SEED", 0)
+    check_seeds([seed], "SEED")
     return Plan(
         epochs=cfg.EPOCHS,
         steps=cfg.STEPS,
@@ -54,7 +57,7 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
         ema=ema,
         save_every=cfg.CHECKPOINT_STEPS,
         evaluate_every=cfg.EVALUATE_EVERY,
-        seed=cfg.get("SEED", 0),
+        seed=seed,
     )
 
 

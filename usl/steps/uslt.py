@@ -84,6 +84,10 @@ def check_options(cfg: CfgNode) -> None:
     uslt = cfg.USLT_PRETRAIN
     if cfg.OPTIMIZER.NAME != "Adam":
         raise InputError(f"OPTIMIZER.NAME is {cfg.OPTIMIZER.NAME!r}; USL-T trains with Adam")
+    if not 0 <= cfg.OPTIMIZER.WEIGHT_DECAY < math.inf:
+        raise InputError(
+            f"OPTIMIZER.WEIGHT_DECAY is {cfg.OPTIMIZER.WEIGHT_DECAY}; choose 0 or more"
+        )
     if not uslt.SHARPEN_TEMPERATURE > 0:
         raise InputError(
             f"USLT_PRETRAIN.SHARPEN_TEMPERATURE is {uslt.SHARPEN_TEMPERATURE}; choose above 0"
@@ -96,11 +100,24 @@ def check_options(cfg: CfgNode) -> None:
     for name in ("LOCAL_LOSS_SCALE", "ADJUSTMENT_WEIGHT"):
         if not 0 <= uslt[name] < math.inf:
             raise InputError(f"USLT_PRETRAIN.{name} is {uslt[name]}; choose 0 or more")
-    if uslt.GLOBAL_START_EPOCH > uslt.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH:
+    if not uslt.GLOBAL_START_EPOCH <= uslt.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH:
         raise InputError(
             "USLT_PRETRAIN.GLOBAL_START_EPOCH comes after TURN_OFF_LOCAL_LOSS_AFTER_EPOCH, so some "
             "epochs have no loss; choose an earlier one"
         )
+    if uslt.REASSIGN_AFTER_STEPS < 0:
+        raise InputError(
+            f"USLT_PRETRAIN.REASSIGN_AFTER_STEPS is {uslt.REASSIGN_AFTER_STEPS}; choose 0 or more"
+        )
+    low, high = uslt.COUNT_EMA_MIN_TH, uslt.COUNT_EMA_MAX_TH
+    if not 0 <= low <= high:
+        raise InputError(
+            f"USLT_PRETRAIN.COUNT_EMA_MIN_TH is {low} and COUNT_EMA_MAX_TH {high}; choose 0 or "
+            "more, and no smaller a MAX than MIN"
+        )
+    path = Path(cfg.RUN_DIR) / CHECKPOINT
+    if cfg.EVAL_ONLY and not path.exists():
+        raise InputError(f"EVAL_ONLY, and there is no {path}; train first, or set RUN_DIR")
 
 
 def begins(cfg: CfgNode) -> bool:
@@ -221,6 +238,11 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
     return heads, budget
 
 
+def width_of(heads: nn.ModuleList) -> int:
+    """Columns of the features that the heads see."""
+    return heads[0].get_parameter("weight").shape[1]
+
+
 def cluster_count(heads: nn.ModuleList) -> int:
     """Outputs of each head."""
     return len(heads[0].get_parameter("weight"))
@@ -295,7 +317,8 @@ def read_answers(uslt: CfgNode, images: AnyDataset) -> torch.Tensor | None:
     check_count(uslt.NUM_PSEUDO_LABELS_PER_CLUSTER)
     if not uslt.LABELS_PATH:
         return None if images.labels is None else torch.from_numpy(images.labels)
-    given = read_labelled(find_input(uslt.LABELS_PATH, "answers (USLT.LABELS_PATH)"), images)
+    path = find_input(uslt.LABELS_PATH, "file of answers (USLT.LABELS_PATH)")
+    given = read_labelled(path, images)
     known = torch.full((len(images),), -1)
     known[given.indices] = given.labels
     return known

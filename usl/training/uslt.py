@@ -122,7 +122,11 @@ class Reassignment:
 def reassigning(
     network: UsltNetwork, whole: GlobalCriterion, reassignment: Reassignment, *, seed: int
 ) -> Callable[[int], None]:
-    """What to do after each step, for :func:`usl.training.loop.fit`, so that clusters revive."""
+    """What to do after each step, for :func:`usl.training.loop.fit`, so that clusters revive.
+
+    The halves of a cluster lie 1e-7 apart at first, so that rounding decides between them: from
+    then on, devices and numbers of processes no longer end with the same weights.
+    """
 
     def after_step(number: int) -> None:
         if number < reassignment.after:
@@ -241,7 +245,8 @@ class Watch:
     def _warn(self, head: int, summary: dict[str, float], clusters: int) -> None:
         if not distributed.is_first():
             return
-        if summary["live"] < clusters / 2:
+        # No more clusters than images can be alive.
+        if summary["live"] < min(clusters, len(self.data)) / 2:
             log.warning(
                 "head %d: only %d of %d clusters are alive; raise USLT_PRETRAIN.ADJUSTMENT_WEIGHT "
                 "or LOCAL_LOSS_SCALE, or lower OPTIMIZER.LR",
