@@ -11,9 +11,9 @@ import itertools
 import torch
 from timing import rates
 
-from usl.data.augment import MocoChain
-from usl.data.strong import RandAugmentChain, ScanChain, WeakChain
-from usl.data.views import Chain
+from usl.augment.moco import MocoChain
+from usl.augment.randaugment import RandAugmentChain, ScanChain, WeakChain
+from usl.augment.views import Chain
 
 IMAGES = 512
 CHAINS: dict[str, Chain] = {

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from timing import rates
 
-from usl.data.augment import MocoChain
+from usl.augment.moco import MocoChain
+from usl.augment.views import Views
 from usl.data.datasets import ImageDataset
-from usl.data.views import Views
-from usl.models.encoders import new_network
+from usl.encoders.checkpoints import new_network
 from usl.training.contrastive import nt_xent
 from usl.training.pretraining import Contrast, contrastive_step
 

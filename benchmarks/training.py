@@ -16,10 +16,10 @@ import torch
 from timing import rates
 from torch import nn
 
+from usl.augment.randaugment import RandAugmentChain, ScanChain, WeakChain
+from usl.augment.views import Views
 from usl.data.datasets import ImageDataset
-from usl.data.labelled import Labelled
-from usl.data.strong import RandAugmentChain, ScanChain, WeakChain
-from usl.data.views import Views
+from usl.lists.read import Labelled
 from usl.models.classifier import Classifier
 from usl.models.resnet_cifar import CifarResNet, small_resnet
 from usl.models.uslt import UsltNetwork, new_heads

@@ -6,30 +6,35 @@ Prints the picks; writes RUN_DIR/selected_indices_<budget>_<seed>.npy for every 
 report.html.
 """
 
-from usl import steps
-from usl.config import parse, random_defaults
-from usl.report.selection import SeedResult, print_picks
-from usl.run import cli, start
-from usl.selection.random import random_picks
-from usl.selection.usl import check_budget
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
+from usl.geometry.points import check_budget
+from usl.lists.exports import check_exports
+from usl.report.selection import Result, print_picks
+from usl.selectors.random import random_picks
+from usl.stages.inputs import begin, check_seeds, open_images
+from usl.stages.selection import export_picks, finish, save_picks
+from usl.stages.table import stage
 
 
-def main(argv: list[str] | None = None) -> None:
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    cfg = parse(random_defaults(), argv, script=__file__, doc=__doc__)
     budget = cfg.RANDOM.NUM_SELECTED_SAMPLES
-    images = steps.open_images(cfg, "train")
+    images = open_images(cfg, "train")
     check_budget(budget, len(images))
-    steps.check_seeds(cfg.RANDOM.SEEDS, "RANDOM.SEEDS")
-    run = start(cfg, argv, script=__file__)
+    check_seeds(cfg.RANDOM.SEEDS, "RANDOM.SEEDS")
+    check_exports(cfg.EXPORT)
+    run = begin(cfg, call)
 
     results = []
     for seed in cfg.RANDOM.SEEDS:
         picks = random_picks(len(images), budget, seed=seed).numpy()
-        steps.save_picks(run, picks, budget=budget, seed=seed, source={"images": len(images)})
-        results.append(SeedResult(seed, picks))
+        save_picks(run, picks, budget=budget, seed=seed, source={"images": len(images)})
+        export_picks(run, cfg, images, picks, seed=seed)
+        results.append(Result(f"seed {seed}", picks))
         print_picks(results[-1], images)
-    steps.finish(
+    finish(
         run,
         results,
         title=f"{budget} of {len(images):,} images, at random",

@@ -6,52 +6,34 @@ Prints the picks; writes RUN_DIR/selected_indices_<budget>_<seed>.npy for every 
 report.html.
 """
 
-from usl import steps
-from usl.config import parse, usl_defaults
-from usl.report.selection import SeedResult, print_picks
-from usl.run import cli, start
-from usl.selection.points import Points
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
+from usl.stages import usl
+from usl.stages.inputs import begin, encoder_of, open_in_memory
+from usl.stages.selection import image_features
+from usl.stages.table import stage
 
 
-def main(argv: list[str] | None = None) -> None:
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    cfg = parse(usl_defaults(), argv, script=__file__, doc=__doc__)
-    budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, steps.regularizer_of(cfg.USL.REG)
-    images = steps.open_images(cfg, "train")
-    steps.check_settings(cfg, [budget], len(images))
-    encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
-    run = start(cfg, argv, script=__file__)
+    budget = cfg.USL.NUM_SELECTED_SAMPLES
+    images = open_in_memory(cfg, "train", advice="or embed the files and use usl-features.py")
+    usl.check_settings(cfg, [budget], len(images))
+    encoder = encoder_of(cfg, images)
+    run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
-    features = steps.image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
-    points = Points(features, run.device)
+    features = image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
 
-    # 2. How dense is the feature space around each image?
-    density = steps.neighbors(run, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
-
-    results = []
-    for seed in cfg.USL.SEEDS:
-        # 3. One cluster for every label we can afford.
-        grouped = steps.clusters(
-            run, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS
-        )
-        # 4. From each, a dense image far from the other picks.
-        chosen = steps.picks(
-            run, points, density, grouped, budget=budget, seed=seed, regularizer=regularizer
-        )
-        sizes = grouped.sizes[chosen.clusters].numpy()
-        results.append(SeedResult(seed, chosen.indices.numpy(), sizes))
-        print_picks(results[-1], images)
-
-    # 5. Show them.
-    steps.finish(
+    # 2. Density, clusters, and from each cluster a dense image far from the other picks.
+    usl.choose(
         run,
-        results,
-        title=f"{budget} of {len(images):,} images worth labelling",
-        facts={"Data set": images.name, "Encoder": cfg.MODEL.ARCH, "Neighbours": cfg.USL.KNN_K},
+        cfg,
+        features,
         images=images,
-        points=points,
-        shade=density.density,
+        title=f"{budget} of {len(images):,} images worth labelling",
+        facts={"Data set": images.name, "Encoder": encoder},
     )
 
 

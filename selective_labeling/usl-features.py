@@ -9,50 +9,32 @@ numbers; writes RUN_DIR/selected_indices_<budget>_<seed>.npy for every seed, and
 
 from pathlib import Path
 
-from usl import steps
-from usl.config import features_defaults, parse
-from usl.report.selection import SeedResult, print_picks
-from usl.run import cli, start
-from usl.selection.points import Points
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
+from usl.stages import usl
+from usl.stages.inputs import begin
+from usl.stages.table import stage
 
 
-def main(argv: list[str] | None = None) -> None:
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    cfg = parse(features_defaults(), argv, script=__file__, doc=__doc__)
-    budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, steps.regularizer_of(cfg.USL.REG)
-    features = steps.read_features(cfg.FEATURES.PATH, normalize=cfg.FEATURES.NORMALIZE)
-    steps.check_settings(cfg, [budget], len(features))
-    run = start(cfg, argv, script=__file__)
+    budget = cfg.USL.NUM_SELECTED_SAMPLES
+    table = usl.read_features(cfg.FEATURES)
+    usl.check_settings(cfg, [budget], len(table.features))
+    run = begin(cfg, call)
 
     # 1. The features are given.
-    steps.note_features(run, features)
-    points = Points(features, run.device)
+    usl.note_features(run, table)
 
-    # 2. How dense is the feature space around each image?
-    density = steps.neighbors(run, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
-
-    results = []
-    for seed in cfg.USL.SEEDS:
-        # 3. One cluster for every label we can afford.
-        grouped = steps.clusters(
-            run, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS
-        )
-        # 4. From each, a dense image far from the other picks.
-        chosen = steps.picks(
-            run, points, density, grouped, budget=budget, seed=seed, regularizer=regularizer
-        )
-        sizes = grouped.sizes[chosen.clusters].numpy()
-        results.append(SeedResult(seed, chosen.indices.numpy(), sizes))
-        print_picks(results[-1])
-
-    # 5. Show them.
-    steps.finish(
+    # 2. Density, clusters, and from each cluster a dense row far from the other picks.
+    usl.choose(
         run,
-        results,
-        title=f"{budget} of {len(points):,} embeddings worth labelling",
-        facts={"Features": Path(cfg.FEATURES.PATH).name, "Neighbours": cfg.USL.KNN_K},
-        points=points,
-        shade=density.density,
+        cfg,
+        table.features,
+        rows=table.rows,
+        title=f"{budget} of {len(table.features):,} embeddings worth labelling",
+        facts={"Features": Path(cfg.FEATURES.PATH).name},
     )
 
 

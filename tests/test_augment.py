@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
+from usl.data.augment import BLUR_RADIUS, MocoChain
+from usl.data.draws import permutation, uniform
 
 from usl import InputError
 from usl.data import augment, augment_pil
-from usl.data.augment import BLUR_RADIUS, MocoChain
-from usl.data.draws import permutation, uniform
 
 N = 96
 LEVEL = 1.0 / 255 + 1e-5

@@ -13,13 +13,13 @@ import torch
 from conftest import make_cifar, make_cld_checkpoint
 from torchvision import datasets as tv_datasets
 from torchvision import transforms as T
+from usl.data.transforms import NORMALIZATION, normalize
+from usl.features import SHARD_BATCHES, extract
+from usl.models.encoders import load_encoder, pixels_encoder
 
 from usl import InputError
 from usl.checkpoints import load_weights, read_checkpoint, weights_in
 from usl.data.datasets import ImageDataset, open_dataset
-from usl.data.transforms import NORMALIZATION, normalize
-from usl.features import SHARD_BATCHES, extract
-from usl.models.encoders import load_encoder, pixels_encoder
 from usl.models.resnet_cifar import CifarResNet, CldEncoder, PretextEncoder, UsltEncoder
 
 NAMES = json.loads((Path(__file__).parent / "state_dicts.json").read_text())

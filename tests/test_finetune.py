@@ -15,18 +15,18 @@ import pytest
 import torch
 from conftest import ROOT, in_processes, make_cifar, make_cld_checkpoint
 from torch.nn import functional as F
-
-from usl import InputError
-from usl.config import finetune_defaults, parse
 from usl.data.augment import MocoChain
-from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.labelled import Labelled
 from usl.data.strong import ScanChain
 from usl.data.views import Views
-from usl.models.classifier import Classifier
 from usl.models.encoders import new_network, save_encoder
-from usl.models.resnet_cifar import CifarResNet, CldEncoder, NormLinear, small_resnet
 from usl.steps.evaluation import mean_spread, training_chain
+
+from usl import InputError
+from usl.config import finetune_defaults, parse
+from usl.data.datasets import ImageDataset, open_dataset
+from usl.models.classifier import Classifier
+from usl.models.resnet_cifar import CifarResNet, CldEncoder, NormLinear, small_resnet
 from usl.training import supervised
 from usl.training.loop import Plan, fit
 from usl.training.supervised import supervised_step

@@ -19,18 +19,18 @@ import torch
 from conftest import ROOT, in_processes, make_cifar, same
 from test_wideresnet import by_hand
 from torch.nn import functional as F
+from usl.data.labelled import Labelled
+from usl.data.strong import RandAugmentChain, WeakChain
+from usl.data.views import Views
+from usl.models.encoders import new_network, save_encoder
+from usl.steps.evaluation import Outcome, fixmatch_network, fixmatch_trials, mean_spread
 
 from usl import InputError, distributed, steps
 from usl.config import fixmatch_defaults, parse
 from usl.data.datasets import ImageDataset, open_dataset
-from usl.data.labelled import Labelled
-from usl.data.strong import RandAugmentChain, WeakChain
-from usl.data.views import Views
 from usl.models.classifier import Classifier
-from usl.models.encoders import new_network, save_encoder
 from usl.models.resnet_cifar import CifarResNet, small_resnet
 from usl.models.wideresnet import WideResNet
-from usl.steps.evaluation import Outcome, fixmatch_network, fixmatch_trials, mean_spread
 from usl.training import fixmatch, loop
 from usl.training.fixmatch import (
     FixMatch,

@@ -13,15 +13,15 @@ from PIL import Image
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
-
-from usl import InputError
-from usl.data import augment_pil, folder
 from usl.data.augment import Draws, MocoChain
-from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.folder_views import FolderViews
 from usl.data.transforms import NORMALIZATION, normalize
 from usl.features import SHARD_BATCHES, ahead, extract
 from usl.models.encoders import pixels_encoder
+
+from usl import InputError
+from usl.data import augment_pil, folder
+from usl.data.datasets import ImageDataset, open_dataset
 from usl.models.resnet_cifar import PretextEncoder, small_resnet
 from usl.report.pictures import image_uri
 from usl.report.selection import SeedResult, write_selection_report

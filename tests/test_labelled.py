@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-
-from usl import InputError
-from usl.config import finetune_defaults, parse
-from usl.data.datasets import ImageDataset, open_dataset
 from usl.data.labelled import draw_labelled, read_labelled
 from usl.selection.baselines import stratified_picks
 from usl.selection.random import random_picks
 from usl.steps.evaluation import _selector_of, compare_counts, read_labels, say_remarks
+
+from usl import InputError
+from usl.config import finetune_defaults, parse
+from usl.data.datasets import ImageDataset, open_dataset
 
 SCRIPT = str(ROOT / "semisup-simclrv2-cld" / "fine_tune.py")
 RELEASED = ROOT / "selective_labeling" / "released"

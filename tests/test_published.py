@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from usl.selection.random import random_picks
 
 LISTS = json.loads((Path(__file__).parent / "published_random.json").read_text())

@@ -8,10 +8,10 @@ import torch
 from conftest import make_cld_checkpoint
 from torch.nn import functional as F
 from torchvision.models import resnet50
+from usl.models.encoders import Backbone, load_encoder
 
 from usl import InputError
 from usl.checkpoints import weights_in
-from usl.models.encoders import Backbone, load_encoder
 from usl.models.resnet_cifar import PretextEncoder, small_resnet
 from usl.models.resnet_imagenet import MocoEncoder, PretextImageNet
 

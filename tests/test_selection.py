@@ -6,18 +6,18 @@ import numpy as np
 import oracle
 import pytest
 import torch
-
-from usl import InputError, Regularizer, select
-from usl.selection import kmeans as kmeans_module
-from usl.selection import neighbors as neighbors_module
-from usl.selection import points as points_module
-from usl.selection import usl as usl_module
 from usl.selection.baselines import central_picks, stratified_picks
 from usl.selection.kmeans import Clusters, assign, kmeans, member_sums
 from usl.selection.neighbors import find_neighbors
 from usl.selection.points import Points, fold_sum, squared_distances
 from usl.selection.random import random_picks
 from usl.selection.usl import pick
+
+from usl import InputError, Regularizer, select
+from usl.selection import kmeans as kmeans_module
+from usl.selection import neighbors as neighbors_module
+from usl.selection import points as points_module
+from usl.selection import usl as usl_module
 
 
 def features(kind, n, d, seed=0):

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from usl.data.splits import index_csvs, percent
 
 from usl import distributed
 from usl.data.datasets import ImageDataset
-from usl.data.splits import index_csvs, percent
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms import functional as F
-
-from usl import InputError
-from usl.data import pool, strong_pil
 from usl.data.pool import NAMES
 from usl.data.strong import RandAugmentChain, ScanChain, WeakChain
 from usl.data.transforms import normalize
+
+from usl import InputError
+from usl.data import pool, strong_pil
 
 MEAN = (0.4914, 0.4822, 0.4465)
 CHAINS = [ScanChain(fill=MEAN), WeakChain(), RandAugmentChain()]

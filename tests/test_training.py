@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import ROOT, in_processes
 from torch import nn
+from usl.data.augment import MocoChain
+from usl.data.views import Views
+from usl.models.encoders import load_encoder, new_network, save_encoder
 
 from usl import InputError
-from usl.data.augment import MocoChain
 from usl.data.datasets import ImageDataset, open_dataset
-from usl.data.views import Views
 from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
-from usl.models.encoders import load_encoder, new_network, save_encoder
 from usl.models.resnet_cifar import CldEncoder, PretextEncoder
 from usl.training.contrastive import cross_level, groups, nt_xent
 from usl.training.loop import CHECKPOINT, Plan, fit

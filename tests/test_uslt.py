@@ -13,18 +13,18 @@ import pytest
 import torch
 from conftest import ROOT, in_processes, same
 from torch import nn
+from usl.data.draws import one_of, permutation, uniform
+from usl.data.strong import ScanChain
+from usl.data.views import Views
+from usl.selection.neighbors import find_neighbors, itself_first
+from usl.selection.uslt import best_of_clusters, confident, pseudo_labels
 
 from usl import InputError
 from usl.config import parse, uslt_imagenet_pretrain_defaults, uslt_pretrain_defaults
 from usl.data.datasets import ImageDataset
-from usl.data.draws import one_of, permutation, uniform
-from usl.data.strong import ScanChain
-from usl.data.views import Views
 from usl.metrics import cluster_summary
 from usl.models.resnet_cifar import CifarResNet, small_resnet
 from usl.models.uslt import HEADS, CosineHead, UsltNetwork, load_heads, new_heads
-from usl.selection.neighbors import find_neighbors, itself_first
-from usl.selection.uslt import best_of_clusters, confident, pseudo_labels
 from usl.training.loop import CHECKPOINT, Plan, fit
 from usl.training.uslt import (
     Reassignment,

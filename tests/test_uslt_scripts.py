@@ -18,14 +18,14 @@ import torch
 from conftest import ROOT, make_cifar
 from PIL import Image
 from torch import nn
-
-from usl import InputError, config
-from usl.data import datasets
 from usl.data.augment import MocoChain
 from usl.data.draws import permutation
 from usl.data.strong import ScanChain
 from usl.data.transforms import NORMALIZATION
 from usl.features import extract
+
+from usl import InputError, config
+from usl.data import datasets
 from usl.models.resnet_cifar import CifarResNet, CldNetwork, PretextEncoder, small_resnet
 from usl.models.uslt import UsltNetwork, new_heads
 from usl.training.uslt import Reassignment, Weights

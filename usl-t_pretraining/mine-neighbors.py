@@ -8,37 +8,41 @@ itself: by the features of MODEL, or by those of a file, FEATURES.PATH.
 
 import numpy as np
 
-from usl import steps
-from usl.config import mine_defaults, parse
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
 from usl.errors import InputError
-from usl.run import Expected, cli, start
-from usl.selection.neighbors import check_backend, find_neighbors, itself_first
-from usl.selection.points import Points
+from usl.geometry.neighbors.exact import backend_of, find_neighbors, itself_first
+from usl.geometry.points import Points
+from usl.run import Expected
+from usl.stages import usl
+from usl.stages.inputs import begin, encoder_of, open_images
+from usl.stages.selection import image_features
+from usl.stages.table import stage
 
 
-def main(argv: list[str] | None = None) -> None:
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    cfg = parse(mine_defaults(), argv, script=__file__, doc=__doc__)
-    check_backend(cfg.KNN.BACKEND)
-    count = cfg.NUM_NEIGHBORS
+    backend_of(cfg.KNN.BACKEND)
+    count, labels = cfg.NUM_NEIGHBORS, None
     if cfg.FEATURES.PATH:
-        given = steps.read_features(cfg.FEATURES.PATH, normalize=cfg.FEATURES.NORMALIZE)
-        size = len(given)
+        table = usl.read_features(cfg.FEATURES)
+        size = len(table.features)
     else:
-        images = steps.open_images(cfg, "train")
-        size = len(images)
-        encoder = steps.build_encoder(cfg.MODEL, cfg.DATASET.TRANSFORM_NAME, images)
+        images = open_images(cfg, "train")
+        size, labels = len(images), images.labels
+        encoder = encoder_of(cfg, images)
     if not 1 <= count < size:
         raise InputError(f"NUM_NEIGHBORS is {count}; choose 1 to {size - 1}, the other images")
-    run = start(cfg, argv, script=__file__)
+    run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
     if cfg.FEATURES.PATH:
-        points = Points(given, run.device)
-        steps.note_features(run, given)
+        usl.note_features(run, table)
+        features = table.features
     else:
-        features = steps.image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
-        points = Points(features, run.device)
+        features = image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
+    points = Points(features.values, run.device)
 
     # 2. The nearest of each, after itself.
     def compute() -> list[np.ndarray]:
@@ -49,12 +53,13 @@ def main(argv: list[str] | None = None) -> None:
         "topk-train-neighbors.npy", (size, 1 + count), kind="iu", low=0, high=size - 1
     )
     with run.timed("neighbours"):
-        (mined,) = run.cached([expected], {"features": run.facts["features"], "k": count}, compute)
+        source = {"features": features.fingerprint, "k": count}
+        (mined,) = run.cached([expected], source, compute)
     assert mined is not None
 
     # 3. How often is a neighbour of the same class?
-    if not cfg.FEATURES.PATH and images.labels is not None:
-        same = images.labels[mined[:, 1:]] == images.labels[:, None]
+    if labels is not None:
+        same = labels[mined[:, 1:]] == labels[:, None]
         print(f"neighbours of the same class: {100 * same.mean():.1f} %")
     if run.folder is not None:
         print(f"neighbours: {run.folder / expected.name}")

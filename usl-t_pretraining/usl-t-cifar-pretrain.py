@@ -8,49 +8,29 @@ a killed run goes on, metrics.csv and report.html. Labels, where there are any, 
 with. Many GPUs or processes: torchrun --nproc-per-node 2 usl-t-cifar-pretrain.py --cfg ….
 """
 
-import torch
+from usl.augment.randaugment import ScanTransform
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
+from usl.stages.evaluation import open_splits
+from usl.stages.inputs import backbone_of, preprocess_of
+from usl.stages.table import stage
+from usl.stages.uslt_train import Form, check_options, train
 
-from usl import distributed, steps
-from usl.config import parse, uslt_pretrain_defaults
-from usl.data.strong import ScanChain
-from usl.data.transforms import NORMALIZATION
-from usl.models.uslt import UsltNetwork, new_heads
-from usl.run import choose_device, cli, start
 
-
-def main(argv: list[str] | None = None) -> None:
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    cfg = parse(uslt_pretrain_defaults(), argv, script=__file__, doc=__doc__)
-    steps.uslt.check_options(cfg)
-    train, test = steps.evaluation.train_and_test(cfg)
-    uslt, transform = cfg.USLT_PRETRAIN, cfg.DATASET.TRANSFORM_NAME
-    plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
-    backbone, encoder = steps.load_backbone_of(cfg.MODEL)
-    neighbors = steps.uslt.neighbors_of(cfg, len(train))
+    check_options(cfg)
+    images, test = open_splits(cfg)
+    # 1. A pretrained network, all of which is trained, with linear heads.
+    backbone, source = backbone_of(cfg.MODEL)
 
-    with distributed.processes(choose_device(cfg.DEVICE)) as device:
-        plan.check(len(train))
-        # 1. The pretrained backbone, and three linear heads of one output a label.
-        torch.manual_seed(cfg.SEED)
-        heads = new_heads(backbone.dim, uslt.NUM_SELECTED_SAMPLES, cosine=False)
-        network = UsltNetwork(backbone, heads, frozen=uslt.UPDATE_HEAD_ONLY)
-        network = network.to(device, memory_format=torch.channels_last)
+    # 2. Strong views with SCAN's augmentation and a cut-out, which is 0 once normalised.
+    transform = ScanTransform(flip=cfg.AUGMENT.FLIP, fill=preprocess_of(cfg, images).mean)
 
-        # 2. Standard views as they are; strong ones with SCAN's augmentation and a cut-out, which
-        #    is 0 once normalised.
-        views = steps.views_of(cfg, train, device=device)
-        chain = ScanChain(flip=cfg.AUGMENT.FLIP, fill=NORMALIZATION[transform][0])
-        run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
-        steps.uslt.note_inputs(run, train, neighbors, encoder)
-
-        # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
-        with run.timed("training"):
-            trained = steps.uslt.train_heads(
-                cfg, plan, network, views, chain, neighbors, train, test, reassign=False
-            )
-
-        # 4. How the images to choose from are clustered.
-        steps.uslt.finish_training(run, trained, train, device)
+    # 3. Neighbours agree on few, confident, balanced clusters.
+    form = Form(backbone, backbone.dim, transform, cosine=False, source=source)
+    train(cfg, call, form, images, test)
 
 
 if __name__ == "__main__":

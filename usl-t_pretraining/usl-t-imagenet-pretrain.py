@@ -10,53 +10,30 @@ Labels, where there are any, are only compared with. Many GPUs or processes: tor
 --nproc-per-node 8 usl-t-imagenet-pretrain.py --cfg ….
 """
 
-import torch
-
-from usl import distributed, steps
-from usl.config import parse, uslt_imagenet_pretrain_defaults
-from usl.data.augment import MocoChain
+from usl.augment.moco import MocoTransform
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
 from usl.models.resnet_cifar import EMBEDDING
-from usl.models.uslt import UsltNetwork, new_heads
-from usl.run import choose_device, cli, start
-from usl.training.uslt import start_heads
+from usl.stages.inputs import open_images, open_test_images, preprocess_of
+from usl.stages.table import stage
+from usl.stages.uslt_train import Form, check_options, pretext_of, train
 
 
-def main(argv: list[str] | None = None) -> None:
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    cfg = parse(uslt_imagenet_pretrain_defaults(), argv, script=__file__, doc=__doc__)
-    steps.uslt.check_options(cfg)
-    train = steps.open_images(cfg, "train")
-    test = steps.open_test_images(cfg, train) or train
-    uslt, size = cfg.USLT_PRETRAIN, cfg.DATALOADER.BATCH_SIZE
-    plan = steps.plan_of(cfg, len(train), ema=uslt.EMA_DECAY)
-    backbone, encoder = steps.uslt.pretext_of(cfg.MODEL)
-    neighbors = steps.uslt.neighbors_of(cfg, len(train))
+    check_options(cfg)
+    images = open_images(cfg, "train")
+    test = open_test_images(cfg, images) or images
+    # 1. A pretrained encoder, which stays as it is, with cosine heads on what it makes.
+    encoder, source = pretext_of(cfg.MODEL)
 
-    with distributed.processes(choose_device(cfg.DEVICE)) as device:
-        plan.check(len(train))
-        # 1. Standard views from the middle of an image; strong ones by the chain of MoCo v2.
-        views = steps.views_of(cfg, train, device=device)
-        chain = MocoChain(size=train.side, flip=cfg.AUGMENT.FLIP)
+    # 2. Strong views as MoCo v2's.
+    transform = MocoTransform(size=preprocess_of(cfg, images).side, flip=cfg.AUGMENT.FLIP)
 
-        # 2. The pretrained encoder, and three cosine heads that start from the features of images.
-        torch.manual_seed(cfg.SEED)
-        heads = new_heads(EMBEDDING, uslt.NUM_SELECTED_SAMPLES, cosine=True)
-        network = UsltNetwork(backbone, heads, frozen=uslt.UPDATE_HEAD_ONLY)
-        network = network.to(device, memory_format=torch.channels_last)
-        if steps.uslt.begins(cfg):
-            start_heads(network, views, images=len(train), seed=cfg.SEED, batch=size)
-        run = start(cfg, argv, script=__file__, save=not cfg.EVAL_ONLY)
-        steps.uslt.note_inputs(run, train, neighbors, encoder)
-
-        # 3. Neighbours agree (local loss) on few, balanced clusters (global loss); none stays
-        #    empty.
-        with run.timed("training"):
-            trained = steps.uslt.train_heads(
-                cfg, plan, network, views, chain, neighbors, train, test, reassign=True
-            )
-
-        # 4. How the images to choose from are clustered.
-        steps.uslt.finish_training(run, trained, train, device)
+    # 3. Neighbours agree on few, balanced clusters; one that empties takes half of the largest.
+    form = Form(encoder, EMBEDDING, transform, cosine=True, source=source)
+    train(cfg, call, form, images, test)
 
 
 if __name__ == "__main__":

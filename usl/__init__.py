@@ -1,7 +1,7 @@
 """Unsupervised Selective Labeling: choose the few images worth labelling."""
 
 from usl.errors import InputError
-from usl.selection.usl import Regularizer, Selection, select
+from usl.selectors.usl import Regularizer, Selection, select
 
 __all__ = ["InputError", "Regularizer", "Selection", "select"]
 __version__ = "0.1.0"

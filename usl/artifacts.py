@@ -58,7 +58,7 @@ def load_array(
     limits: tuple[float, float] | None = None,
     advice: str = "give another file",
 ) -> np.ndarray:
-    """Map a ``.npy`` file into memory and check it.
+    """Map a ``.npy`` file into memory, or read a ``.npz`` of one array, and check it.
 
     Parameters
     ----------
@@ -86,13 +86,17 @@ def load_array(
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; {advice}") from None
-    except Exception as error:  # damaged headers fail in every way there is
+    except Exception as error:  # damaged headers raise errors of any kind
         reason = getattr(error, "strerror", None) or "it is damaged or not .npy"
         if "pickle" in str(error) or "Python objects" in str(error):
             reason = "it holds pickled objects or is not .npy"
-        raise InputError(f"cannot read {path}: {reason}; {advice}") from None
+        if path.is_dir():
+            reason = "it is a folder"
+        raise InputError(
+            f"cannot read {path}: {disguise_of(path) or f'{reason}; {advice}'}"
+        ) from None
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{path} is an archive of several arrays; {advice}")
+        array = _only_array(path, array, advice)
     if array.dtype.kind in "fi" and (not array.dtype.isnative or array.dtype.itemsize > 8):
         array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
     if array.dtype.kind not in kind:
@@ -112,6 +116,34 @@ def load_array(
                 f"needed are {limits[0]:g} to {limits[1]:g}; {advice}"
             )
     return array
+
+
+def _only_array(path: Path, archive: np.lib.npyio.NpzFile, advice: str) -> np.ndarray:
+    """The array of an archive that has one."""
+    with archive:
+        if len(archive.files) != 1:
+            names = ", ".join(archive.files)
+            raise InputError(
+                f"{path} is an archive of {len(archive.files)} arrays ({names}); {advice}"
+            )
+        try:
+            return np.asarray(archive[archive.files[0]])
+        except Exception:  # damaged archives raise errors of any kind
+            raise InputError(f"cannot read {path}: it is damaged; {advice}") from None
+
+
+def disguise_of(path: Path) -> str:
+    """What a file is that was saved in the place of another, and what to do; else empty."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512).lstrip().lower()
+    except OSError:
+        return ""
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "it is a web page, perhaps the one that offers the file; download the file itself"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer to the file; fetch the file with git lfs pull"
+    return ""
 
 
 def fingerprint(source: Path | np.ndarray) -> str:

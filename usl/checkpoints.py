@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from usl.artifacts import disguise_of
 from usl.errors import InputError
 
 # Found inside released checkpoints, and harmless: options of the training script, and numbers.
@@ -19,6 +20,13 @@ from usl.errors import InputError
 _SCALAR = np.float64(0).__reduce__()[0]
 # Batch norm's count of batches, which old checkpoints lack and evaluation does not use.
 COUNTER = "num_batches_tracked"
+# Under which keys checkpoints have their weights, and the average of these.
+WEIGHTS = {
+    "model": ("model", "state_dict"),
+    "ema": ("ema_model", "ema_state_dict", "state_dict_ema", "model_ema"),
+}
+# What wrappers of networks put before the names: parallel training, torch.compile, Lightning.
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 # What MoCo calls the encoder that it trains and others use.
 QUERY = "encoder_q."
 ALLOWED: list[Any] = [
@@ -36,6 +44,7 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     Parameters
     ----------
     path : Path
+        Of ``torch.save``, or ``.safetensors``.
     trust : bool
         Load whatever the file holds. It can then run any code.
 
@@ -46,44 +55,104 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     Raises
     ------
     InputError
-        Not there, damaged, or with objects other than tensors, numbers and options.
+        Not there, damaged, another kind of file, or with objects other than tensors, numbers and
+        options.
     """
-    try:
-        with torch.serialization.safe_globals(ALLOWED):
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}; give another") from None
-    except Exception as error:  # a damaged file fails in every way there is
-        found = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
-        if found:
-            raise InputError(
-                f"checkpoint {path} holds {', '.join(found)}, which can run code; if you trust "
-                "the file, set MODEL.TRUST_CHECKPOINT True"
-            ) from None
-        raise InputError(f"cannot read checkpoint {path}: it is damaged") from error
+    content = _load(path, "checkpoint", trust=trust)
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} holds a {type(content).__name__}, not a dict")
     return content
 
 
-def weights_in(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The network weights of a checkpoint, under ``model`` or ``state_dict`` or at its top.
+def read_tensor(path: Path) -> Tensor:
+    """Load a file of ``torch.save`` or ``.safetensors`` that holds one tensor and nothing else.
 
-    Where a training of ours or USL-T kept a weight average, ``ema_model``, that is taken.
-    The prefix ``module.``, which parallel training leaves, is taken off, and so is MoCo's
-    ``encoder_q.``: then all else, the second encoder and its queue, is left out.
+    Raises
+    ------
+    InputError
+        As :func:`read_checkpoint`; or it holds something else, or several tensors.
     """
-    for key in ("ema_model", "model", "state_dict"):
-        if isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-            break
-    weights = {
-        name.removeprefix("module."): value
-        for name, value in checkpoint.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
+    content = _load(path, "file", trust=False)
+    tensors = content if isinstance(content, dict) else {"": content}
+    if len(tensors) != 1 or not isinstance(next(iter(tensors.values())), Tensor):
+        names = ", ".join(map(str, tensors)) or type(content).__name__
+        raise InputError(f"{path} holds {_cut(names)}; give a file of one tensor")
+    tensor: Tensor = next(iter(tensors.values()))
+    return tensor
+
+
+def _load(path: Path, what: str, *, trust: bool) -> Any:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the {what} itself")
+    if disguise := disguise_of(path):
+        raise InputError(f"cannot read {what} {path}: {disguise}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=not trust)
+    except FileNotFoundError:
+        raise InputError(f"there is no {what} {path}; give another") from None
+    except Exception as error:  # damaged files raise errors of any kind
+        found = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
+        if found:
+            raise InputError(
+                f"{what} {path} holds {', '.join(found)}, which can run code; if you trust the "
+                "file, set `trust` True"
+            ) from None
+        raise InputError(f"cannot read {what} {path}: it is damaged") from error
+
+
+def weights_in(checkpoint: dict[str, Any], *, which: str = "model") -> dict[str, Tensor]:
+    """The network weights of a checkpoint.
+
+    Prefixes that wrappers leave (``module.``, ``_orig_mod.``, ``model.``) are taken off, and so is
+    MoCo's ``encoder_q.``: then all else, the second encoder and its queue, is left out.
+
+    Parameters
+    ----------
+    checkpoint : dict
+        With the weights at its top, or under a key of ``WEIGHTS``.
+    which : {"model", "ema"}
+        The trained weights or their average, where there are both; of one kind only, that.
+
+    Raises
+    ------
+    InputError
+        An unknown ``which``, or no average where it is asked for.
+    """
+    if which not in WEIGHTS:
+        raise InputError(f"unknown `weights` {which!r}; choose model or ema")
+    found = {
+        kind: next(checkpoint[key] for key in keys if isinstance(checkpoint.get(key), dict))
+        for kind, keys in WEIGHTS.items()
+        if any(isinstance(checkpoint.get(key), dict) for key in keys)
     }
+    if which == "ema" and "ema" not in found:
+        raise InputError("the checkpoint has no weight average; set `weights` model")
+    state = found.get(which) or next(iter(found.values()), checkpoint)
+    weights = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    while wrapped := next((p for p in WRAPPERS if any(k.startswith(p) for k in weights)), ""):
+        weights = {name.removeprefix(wrapped): value for name, value in weights.items()}
+    nested = [k for k, v in state.items() if isinstance(v, dict) and _has_tensors(v)]
+    if nested and not weights:
+        raise InputError(
+            f"the checkpoint has several weights, {_some(nested)}; save those to use as a file of "
+            "their own"
+        )
     of_query = {k.removeprefix(QUERY): v for k, v in weights.items() if k.startswith(QUERY)}
     return of_query or weights
+
+
+def _has_tensors(content: dict[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in content.values())
+
+
+def has_average(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint has a weight average beside its weights."""
+    return any(isinstance(checkpoint.get(key), dict) for key in WEIGHTS["ema"])
 
 
 def load_weights(
@@ -125,6 +194,10 @@ def load_weights(
     if faults:
         raise InputError(f"checkpoint {where} is of another network; {'; '.join(faults)}")
     network.load_state_dict(given, strict=False)
+
+
+def _cut(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _some(names: list[str], limit: int = 6) -> str:

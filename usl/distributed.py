@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 
 
@@ -32,8 +32,8 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def is_first() -> bool:
-    """Whether this is the process that speaks; also before and after :func:`processes`."""
+def is_main() -> bool:
+    """Whether this is the main process, rank 0; also before and after :func:`processes`."""
     return int(os.environ.get("RANK", 0)) == 0 or not dist.is_torchelastic_launched()
 
 
@@ -47,27 +47,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; what flows back is summed over them too."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def _sum(x: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
-    return total
-
-
 def gather(x: Tensor) -> Tensor:
     """Rows of all processes in the order of their ranks, (n · world, …); gradients flow back.
 
@@ -76,8 +55,15 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    mine = [x if r == rank() else torch.zeros_like(x) for r in range(world_size())]
-    return _sum(torch.cat(mine))
+    parts: tuple[Tensor, ...] = differentiable.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
+    return torch.cat(parts)
+
+
+def from_main(*tensors: Tensor) -> None:
+    """Give every process the main process's values of tensors, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def mean(x: Tensor) -> Tensor:
@@ -87,6 +73,12 @@ def mean(x: Tensor) -> Tensor:
         dist.all_reduce(x)
         x /= world_size()
     return x
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Sum over the processes; what flows back is summed over them too."""
+    total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _SharedBatchNorm(nn.BatchNorm2d):
@@ -110,7 +102,8 @@ class _SharedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         factor = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - middle * factor
-        return (wide * factor[:, None, None] + shift[:, None, None]).to(x.dtype)
+        out: Tensor = (wide * factor[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return out
 
 
 def parallel(network: nn.Module, device: torch.device) -> nn.Module:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from usl.artifacts import load_array, save_array, save_text
 from usl.data.datasets import AnyDataset
-from usl.data.transforms import normalize
+from usl.encoders.preprocess import Preprocess
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -33,26 +34,50 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Features:
+    """Rows that an encoder makes of images.
+
+    Attributes
+    ----------
+    values : ndarray (N, D), float32 or float64
+        In the order of the data set.
+    fingerprint : str
+        SHA-256 of ``values``: what is computed from them is known by it.
+    """
+
+    values: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions D."""
+        return int(self.values.shape[1])
+
+
 def extract(
-    encoder: nn.Module,
+    network: nn.Module,
     dataset: AnyDataset,
     *,
-    transform: str,
+    preprocess: Preprocess,
     batch_size: int,
     device: torch.device | str = "cpu",
     shards: Path | None = None,
     source: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> np.ndarray:
-    """Run a frozen encoder over a data set.
+    """Run a frozen network over a data set.
 
     Parameters
     ----------
-    encoder : nn.Module
+    network : nn.Module
         In eval mode; images (n, C, H, W) to features (n, D).
     dataset : ImageDataset or FolderDataset
-    transform : str
-        Normalisation that the encoder was trained with; not used by ``pixels``.
+    preprocess : Preprocess
+        What the network is shown of an image.
     batch_size : int
     device : torch.device or str
     shards : Path, optional
@@ -70,12 +95,11 @@ def extract(
     Raises
     ------
     InputError
-        A batch size below 1, an unknown transform, an image that cannot be read, or a folder that
-        cannot be written.
+        A batch size below 1, an image that cannot be read, or a folder that cannot be written.
     """
     if batch_size < 1:
-        raise InputError(f"DATALOADER.BATCH_SIZE is {batch_size}; choose at least 1")
-    encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        raise InputError(f"`batch_size` is {batch_size}; choose at least 1")
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = batch_size * SHARD_BATCHES
     bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     if shards is not None:
@@ -90,17 +114,15 @@ def extract(
         if needed
         for first in range(start, stop, batch_size)
     ]
-    native = getattr(encoder, "sees_native", False)
-    read = dataset.native if native else dataset.for_networks
     parts = []
     bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
-    with closing(ahead(lambda batch: read(*batch), batches)) as images:
+    with closing(ahead(lambda batch: preprocess.read(dataset, *batch), batches)) as images:
         for (start, stop), path, needed in zip(bounds, paths, missing, strict=True):
             if path is not None and not needed:
                 part = np.array(load_array(path, shape=(stop - start, None), kind="f"))
             else:
                 some = islice(images, math.ceil((stop - start) / batch_size))
-                part = _encode(encoder, some, None if native else transform, device)
+                part = _encode(network, some, preprocess, device)
                 if path is not None:
                     save_array(path, part)
             parts.append(part)
@@ -125,18 +147,18 @@ def ahead(load: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Re
 
 @torch.inference_mode()
 def _encode(
-    encoder: nn.Module,
+    network: nn.Module,
     batches: Iterable[Tensor],
-    transform: str | None,
+    preprocess: Preprocess,
     device: torch.device | str,
 ) -> np.ndarray:
-    """Features of batches of images, normalised first if there is a transform."""
+    """Features of batches of images."""
     parts = []
     for images in batches:
-        images = images.to(device)
-        if transform is not None:
-            images = normalize(images, transform).contiguous(memory_format=torch.channels_last)
-        parts.append(encoder(images).float())
+        x = preprocess.normalize(images.to(device))
+        if not preprocess.native:
+            x = x.contiguous(memory_format=torch.channels_last)
+        parts.append(network(x).float())
     # One wait for the device a shard.
     features: np.ndarray = torch.cat(parts).cpu().numpy()
     return features

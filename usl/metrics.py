@@ -95,9 +95,9 @@ def weighted_knn(
     classes = int(labels.max()) + 1
     correct = 0
     for start in range(0, len(test), 1000):
-        similarity, places = (test[start : start + 1000] @ train.T).topk(min(k, len(train)), dim=1)
-        votes = torch.zeros(len(places), classes, device=train.device)
-        votes.scatter_add_(1, labels[places], torch.exp(similarity / temperature))
+        similarity, nearest = (test[start : start + 1000] @ train.T).topk(min(k, len(train)), dim=1)
+        votes = torch.zeros(len(nearest), classes, device=train.device)
+        votes.scatter_add_(1, labels[nearest], torch.exp(similarity / temperature))
         correct += int((votes.argmax(dim=1) == test_labels[start : start + 1000]).sum())
     return 100.0 * correct / len(test)
 
@@ -154,14 +154,14 @@ def cluster_summary(
     Returns
     -------
     dict
-        ``live`` clusters, ``largest`` and ``smallest`` of all C, ``above``: the share of confident
-        images, ``confidence``: its mean, ``entropy`` of the mean prediction in nats; with labels
-        ``macc``, ``nmi``, ``ari``.
+        ``nonempty`` clusters, ``largest`` and ``smallest`` of all C, ``above``: the share of
+        confident images, ``confidence``: its mean, ``entropy`` of the mean prediction in nats; with
+        labels ``macc``, ``nmi``, ``ari``.
     """
     sizes = np.bincount(clusters, minlength=len(mean_prediction))
     share = np.asarray(mean_prediction, dtype=np.float64)
     found = {
-        "live": float((sizes > 0).sum()),
+        "nonempty": float((sizes > 0).sum()),
         "largest": float(sizes.max()),
         "smallest": float(sizes.min()),
         "above": float((confidence > threshold).mean()),

@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,20 +19,22 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from usl.artifacts import fingerprint, load_array, save_array, save_text
-from usl.config import CfgNode, as_dict, dump
-from usl.distributed import is_first
+from usl.distributed import is_main
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
 
 PACKAGES = ("usl", "torch", "torchvision", "numpy", "scikit-learn", "pandas", "timm")
-ADVICE = "remove it, or set RECOMPUTE_ALL True"
+# Of the folders that this process works in.
+_locks: dict[Path, FileLock] = {}
+ADVICE = "remove it, or set `recompute` True"
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,21 @@ class Expected:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recompute:
+    """Whether a finished run's arrays are computed anew.
+
+    Attributes
+    ----------
+    everything : bool
+    by_budget : bool
+        What depends on the budget, even if nothing else.
+    """
+
+    everything: bool = True
+    by_budget: bool = True
+
+
 class Run:
     """See the module. Made by :func:`start`.
 
@@ -85,22 +100,27 @@ class Run:
         What to type to repeat the run.
     timings : dict of str to float
         Seconds by step.
-    facts : dict
-        What :meth:`note` was told.
     """
 
-    def __init__(self, cfg: CfgNode, folder: Path | None, device: torch.device, command: str):
-        self.cfg, self.folder, self.device, self.command = cfg, folder, device, command
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        device: torch.device,
+        command: str,
+        settings: dict[str, Any],
+        recompute: Recompute,
+    ) -> None:
+        self.folder, self.device, self.command = folder, device, command
         self.timings: dict[str, float] = {}
-        self.facts: dict[str, Any] = {}
-        self._prints: dict[str, str] = {}
+        self._recompute = recompute
+        self._fingerprints: dict[str, str] = {}
         self._record: dict[str, Any] = {"arrays": {}, "stale": {}, "foreign": {}}
         if folder is not None:
-            self._take_up(folder)
+            self._take_up(folder, settings)
 
     def note(self, **facts: Any) -> None:
         """Add facts to the record: the data set's and the checkpoint's fingerprints, results."""
-        self.facts.update(facts)
         self._record.update(facts)
         self._write()
 
@@ -132,7 +152,7 @@ class Run:
         compute : callable
             Returns the arrays, in the order of ``expected``; they are saved.
         by_budget : bool
-            They depend on the budget, so RECOMPUTE_NUM_DEP sets them aside.
+            They depend on the budget; see :class:`Recompute`.
 
         Returns
         -------
@@ -158,7 +178,7 @@ class Run:
         self, name: str, array: np.ndarray, source: dict[str, Any], *, by_budget: bool = False
     ) -> None:
         """Save an array and record what it was computed from."""
-        self._prints[name] = fingerprint(array)
+        self._fingerprints[name] = fingerprint(array)
         if self.folder is None:
             return
         path = self.folder / name
@@ -173,17 +193,17 @@ class Run:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             save_text(self.folder / name, text)
 
-    def print_of(self, name: str) -> str:
+    def fingerprint_of(self, name: str) -> str:
         """Fingerprint of an array that this run has saved, reused or taken."""
-        return self._prints[name]
+        return self._fingerprints[name]
 
     def finish(self) -> None:
-        """Mark the run as complete: from now on RECOMPUTE_ALL computes anew."""
+        """Mark the run as complete: the next one may compute anew; see :class:`Recompute`."""
         self.note(finished=True, timings=self.timings, ended=_now())
         if self.folder is not None:
             log.info("results are in %s", self.folder)
 
-    def _take_up(self, folder: Path) -> None:
+    def _take_up(self, folder: Path, settings: dict[str, Any]) -> None:
         path = folder / "run.json"
         old: dict[str, Any] = {}
         if path.exists():
@@ -194,13 +214,12 @@ class Run:
                     raise ValueError
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(f"{path} is not a record of a run; remove it") from None
-        settings = as_dict(self.cfg)
         goes_on = bool(old) and not old.get("finished") and old.get("config") == settings
         arrays, stale = old.get("arrays", {}), old.get("stale", {})
         if not goes_on:
             for name, entry in list(arrays.items()):
-                by_budget = entry.get("by_budget") and self.cfg.get("RECOMPUTE_NUM_DEP", True)
-                if by_budget or self.cfg.get("RECOMPUTE_ALL", True):
+                by_budget = entry.get("by_budget") and self._recompute.by_budget
+                if by_budget or self._recompute.everything:
                     stale.setdefault(name, []).append(arrays.pop(name)["sha256"])
         elif arrays:
             log.info("an unfinished run with these settings goes on")
@@ -232,12 +251,14 @@ class Run:
                 continue
             if entry is None or entry["source"] != json.loads(json.dumps(source)):
                 return False
-            if self._print_on_disk(e.name) != entry["sha256"]:
+            if self._fingerprint_on_disk(e.name) != entry["sha256"]:
                 return False
-        self._prints.update({name: entry["sha256"] for name, entry in entries.items() if entry})
+        self._fingerprints.update(
+            {name: entry["sha256"] for name, entry in entries.items() if entry}
+        )
         return True
 
-    def _print_on_disk(self, name: str) -> str | None:
+    def _fingerprint_on_disk(self, name: str) -> str | None:
         assert self.folder is not None
         path = self.folder / name
         if not path.exists():
@@ -253,16 +274,16 @@ class Run:
         known = list(self._record["stale"].get(name, []))
         if name in self._record["arrays"]:
             known.append(self._record["arrays"][name]["sha256"])
-        return self._print_on_disk(name) in known
+        return self._fingerprint_on_disk(name) in known
 
     def _is_ours(self, name: str) -> bool:
         """Whether this folder's runs wrote the file, so that it may be lost."""
         foreign = self._record["foreign"].get(name)
-        return self._is_known(name) and self._print_on_disk(name) != foreign
+        return self._is_known(name) and self._fingerprint_on_disk(name) != foreign
 
     def _may_use_foreign(self, expected: Sequence[Expected], by_budget: bool) -> bool:
         assert self.folder is not None
-        if self.cfg.RECOMPUTE_ALL or (by_budget and self.cfg.RECOMPUTE_NUM_DEP):
+        if self._recompute.everything or (by_budget and self._recompute.by_budget):
             return False
         needed = [e.name for e in expected if not e.optional]
         return all((self.folder / n).exists() and not self._is_known(n) for n in needed)
@@ -278,7 +299,7 @@ class Run:
             arrays.append(e.load(self.folder) if there or not e.optional else None)
         for e, array in zip(expected, arrays, strict=True):
             if array is not None:
-                self._prints[e.name] = fingerprint(array)
+                self._fingerprints[e.name] = fingerprint(array)
                 self._enter(e.name, source, by_budget, foreign=True)
         return arrays
 
@@ -287,15 +308,15 @@ class Run:
         before = self._record["arrays"].get(name)
         if before is not None:
             self._record["stale"].setdefault(name, []).append(before["sha256"])
-        entry = {"sha256": self._prints[name], "source": source, "by_budget": by_budget}
+        entry = {"sha256": self._fingerprints[name], "source": source, "by_budget": by_budget}
         self._record["arrays"][name] = entry | {"foreign": foreign}
         if foreign:
-            self._record["foreign"][name] = self._prints[name]
+            self._record["foreign"][name] = self._fingerprints[name]
         self._write()
 
     def _keep_foreign(self, path: Path, array: np.ndarray) -> None:
         """A file from elsewhere is about to be replaced: say whether it differs, and keep it."""
-        if self._print_on_disk(path.name) == fingerprint(array):
+        if self._fingerprint_on_disk(path.name) == fingerprint(array):
             return
         kept = path.with_name(path.name + ".released")
         for number in count(1):
@@ -307,85 +328,72 @@ class Run:
 
 
 def start(
-    cfg: CfgNode, argv: Sequence[str] | None = None, *, script: str, save: bool = True
+    folder: Path | None,
+    *,
+    title: str,
+    device: torch.device,
+    command: str,
+    settings: dict[str, Any],
+    settings_text: str,
+    exist_ok: bool = True,
+    recompute: Recompute,
 ) -> Run:
-    """Begin a run: device, RUN_DIR with ``config.yaml`` and ``run.log``, record.
+    """Begin a run: its folder with ``config.yaml`` and ``run.log``, and its record.
 
     Parameters
     ----------
-    cfg : CfgNode
-        Parsed settings.
-    argv : sequence of str, optional
-        As given to :func:`usl.config.parse`.
-    script : str
-        ``__file__`` of the script.
-    save : bool
-        False: as with SKIP_SAVE, write nothing.
+    folder : Path, optional
+        RUN_DIR; None writes nothing. Only the main process writes.
+    title : str
+        For the first line of the log.
+    device : torch.device
+    command : str
+        What to type to repeat the run.
+    settings : dict
+        Nested and plain: an unfinished run goes on if they are the same.
+    settings_text : str
+        For ``config.yaml``.
+    exist_ok : bool
+        False: stop if the folder is there.
+    recompute : Recompute
 
     Raises
     ------
     InputError
-        The device is not there, or RUN_DIR cannot be used.
+        The folder cannot be used.
     """
-    device = choose_device(cfg.DEVICE)
-    words = list(sys.argv[1:] if argv is None else argv)
-    place, path = Path.cwd(), Path(script).resolve()
-    # From the stage's own folder, which is where the README's commands run, the name is enough.
-    command = f"cd {path.parent.name} && python {shlex.join([path.name, *words])}"
-    if place != path.parent:
-        command = f"cd {shlex.quote(str(place))} && python {shlex.join([str(path), *words])}"
-    folder = Path(cfg.RUN_DIR) if save and not cfg.SKIP_SAVE and is_first() else None
-    if folder is not None:
+    if folder is not None and is_main():
         try:
-            if folder.exists() and not cfg.SAVE_DIR_EXIST_OK:
-                raise InputError(f"{folder} is there already; choose another RUN_NAME")
+            if folder.exists() and not exist_ok:
+                raise InputError(f"{folder} is there already; choose another `run_name`")
             folder.mkdir(parents=True, exist_ok=True)
+            _lock(folder)
             for left_over in folder.glob(".*.partial"):
                 left_over.unlink()
             _start_log(folder)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot use RUN_DIR {folder}: {reason}; choose another") from None
-        save_text(folder / "config.yaml", dump(cfg))
+            raise InputError(f"cannot use `run_dir` {folder}: {reason}; choose another") from None
+        save_text(folder / "config.yaml", settings_text)
     else:
+        folder = None
         _start_log(None)
-    log.info("%s on %s", Path(script).name, device)
-    return Run(cfg, folder, device, command)
+    log.info("%s on %s", title, device)
+    return Run(folder, device=device, command=command, settings=settings, recompute=recompute)
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of ``DEVICE``; ``auto`` takes CUDA if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _lock(folder: Path) -> None:
+    """Keep other processes out of a folder until this one ends."""
+    if folder in _locks:
+        return
+    lock = FileLock(folder / ".lock")
     try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(f"DEVICE {name} is not on this machine; choose auto or cpu") from None
-    return device
-
-
-def cli(main: Callable[[], Any]) -> NoReturn:
-    """Run a script's ``main``; bad input becomes one line on stderr and exit code 2."""
-    try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has left, as `| head` does; there is nothing to tell anyone.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except InputError as error:
-        message = " ".join(str(error).split())
-        if is_first():
-            print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if is_first():
-            print("stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another run is at work in {folder}; wait for it, or choose another `run_name`"
+        ) from None
+    _locks[folder] = lock
 
 
 def _start_log(folder: Path | None) -> None:
@@ -394,9 +402,9 @@ def _start_log(folder: Path | None) -> None:
         handler.close()
     log.setLevel(logging.INFO)
     log.propagate = False
-    # Under torchrun one process speaks; the others must not fall back on Python's last resort.
-    speaker = logging.StreamHandler() if is_first() else logging.NullHandler()
-    handlers: list[logging.Handler] = [speaker]
+    # Under torchrun only the main process speaks; the others must not use Python's last resort.
+    stream = logging.StreamHandler() if is_main() else logging.NullHandler()
+    handlers: list[logging.Handler] = [stream]
     if folder is not None:
         handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
     for handler in handlers:

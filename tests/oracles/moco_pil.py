@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
-
 from usl.data.augment import BLUR_RADIUS, Draws
 
 

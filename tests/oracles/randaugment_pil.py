@@ -9,7 +9,6 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as F
-
 from usl.data.pool import NAMES
 from usl.data.strong import Draws
 

@@ -1,32 +1,31 @@
-"""Augmentation of whole batches on the device, every image with draws of its own.
+"""MoCo v2's augmentation of whole batches on the device, every image with parameters of its own.
 
-Images are float32 in [0, 1], (n, C, H, W). Each operation equals its PIL form
-(:mod:`usl.data.augment_pil`) within one of 255 grey levels at the same parameters. The chain is
-that of MoCo v2 (Chen et al., arXiv 2003.04297).
+Images are float32 in [0, 1], (n, C, H, W). Each operation equals that of torchvision on PIL images
+within one of 255 grey levels at the same parameters (Chen et al., arXiv 2003.04297).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from usl.data.draws import uniform
+from usl.augment.rng import Key, uniform
 from usl.errors import InputError
 
-# Radius of the blur's kernel: three of the largest sigma, 2.
-BLUR_RADIUS = 6
+# Box blurs that PIL makes a Gaussian one of.
+BLUR_PASSES = 3
 # Weights of PIL's luminance, in 65536ths.
 _GREY = (19595.0, 38470.0, 7471.0)
-# Uniform numbers that one view of one image uses: 10 tries of a crop with 4 each, then 13.
+# Random numbers that one view of one image uses: 10 tries of a crop with 4 each, then 13.
 _TRIES = 10
 _NUMBERS = 4 * _TRIES + 13
 
 
 @dataclass(frozen=True)
-class Draws:
+class Params:
     """Parameters of one view of n images; every field has one row an image.
 
     Attributes
@@ -50,14 +49,16 @@ class Draws:
     factors: Tensor
     sigma: Tensor
 
-    def to(self, device: torch.device | str) -> Draws:
+    def to(self, device: torch.device | str) -> Params:
         """The same parameters on another device."""
-        return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Params(
+            **{field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        )
 
 
-@dataclass(frozen=True)
-class MocoChain:
-    """The MoCo v2 chain: crop and resize, jitter, grey, blur, flip.
+@dataclass(frozen=True, kw_only=True)
+class MocoTransform:
+    """MoCo v2's random view: crop and resize, jitter, grey, blur, flip.
 
     Attributes
     ----------
@@ -88,39 +89,29 @@ class MocoChain:
     def __post_init__(self) -> None:
         for name in ("flip", "jitter", "grey", "blur"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"the probability {name} is {getattr(self, name)}; choose 0 to 1")
+                raise InputError(f"`{name}` is {getattr(self, name)}; choose 0 to 1")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"crops of {self.scale} of the area; choose 0 < low ≤ high ≤ 1")
+            raise InputError(f"`scale` is {self.scale} of the area; choose 0 < low ≤ high ≤ 1")
 
-    def draw(
-        self,
-        images: Tensor,
-        height: int | Tensor,
-        width: int | Tensor,
-        *,
-        seed: int,
-        epoch: int,
-        view: int,
-    ) -> Draws:
+    def sample(self, key: Key, size: tuple[int | Tensor, int | Tensor]) -> Params:
         """Draw the parameters of one view of each image.
 
         Parameters
         ----------
-        images : Tensor (n,), int64
-            Indices; the draws depend on them, and on seed, epoch and view.
-        height, width : int, or Tensor (n,), int64
-            Of the images, in pixels; tensors where not all have the same size.
-        seed, epoch, view : int
+        key : Key
+            Of n images.
+        size : (height, width)
+            Of the images, in pixels; tensors (n,), int64, where not all have the same.
         """
-        u = uniform(images, _NUMBERS, seed=seed, epoch=epoch, view=view)
+        u = uniform(key, _NUMBERS)
         rest = u[:, 4 * _TRIES :]
         reach = torch.tensor(
             [self.brightness, self.contrast, self.saturation, self.hue], device=u.device
         )
         centre = torch.tensor([1.0, 1.0, 1.0, 0.0], device=u.device)
         low, high = self.sigma
-        return Draws(
-            box=_crops(self.scale, u[:, : 4 * _TRIES].reshape(-1, _TRIES, 4), height, width),
+        return Params(
+            box=_crops(self.scale, u[:, : 4 * _TRIES].reshape(-1, _TRIES, 4), *size),
             flip=rest[:, 0] < self.flip,
             jitter=rest[:, 1] < self.jitter,
             grey=rest[:, 2] < self.grey,
@@ -130,32 +121,26 @@ class MocoChain:
             order=rest[:, 9:13].argsort(dim=1),
         )
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, params: Params) -> Tensor:
         """Augment a batch, (n, C, H, W), float32 in [0, 1], C 1 or 3, to (n, C, size, size)."""
-        return self.recolour(resized_crop(images, draws.box, self.size), draws)
+        return self.recolour(resized_crop(images, params.box, self.size), params)
 
-    def recolour(self, x: Tensor, draws: Draws) -> Tensor:
+    def recolour(self, x: Tensor, params: Params) -> Tensor:
         """What comes after the crop; ``x`` (n, C, size, size) may be changed in place."""
         for position in range(4):
             for number, operation in enumerate(OPERATIONS):
                 if number >= 2 and x.shape[1] == 1:
                     continue  # grey images have neither saturation nor hue
-                rows = (draws.jitter & (draws.order[:, position] == number)).nonzero()[:, 0]
+                rows = (params.jitter & (params.order[:, position] == number)).nonzero()[:, 0]
                 if len(rows):
-                    x[rows] = operation(x[rows], draws.factors[rows, number])
+                    x[rows] = operation(x[rows], params.factors[rows, number])
         if x.shape[1] == 3:
-            rows = draws.grey.nonzero()[:, 0]
+            rows = params.grey.nonzero()[:, 0]
             x[rows] = grey(x[rows]).expand(-1, 3, -1, -1)
-        rows = draws.blur.nonzero()[:, 0]
+        rows = params.blur.nonzero()[:, 0]
         if len(rows):
-            x[rows] = blur(x[rows], draws.sigma[rows])
-        return torch.where(draws.flip[:, None, None, None], x.flip(3), x)
-
-    def apply_pil(self, images: np.ndarray, draws: Draws) -> Tensor:
-        """The same image by image with PIL: (n, H, W, C), uint8, to (n, C, size, size)."""
-        from usl.data import augment_pil
-
-        return augment_pil.apply(images, draws, self.size)
+            x[rows] = blur(x[rows], params.sigma[rows])
+        return torch.where(params.flip[:, None, None, None], x.flip(3), x)
 
 
 def _crops(
@@ -194,9 +179,9 @@ def _resizing(start: Tensor, length: Tensor, whole: int, size: int) -> Tensor:
     device = start.device
     step = (length.float() / size)[:, None, None]
     centre = (torch.arange(size, device=device)[None, :, None] + 0.5) * step
-    place = torch.arange(whole, device=device)[None, None] - start[:, None, None] + 0.5
-    weights = (1 - ((place - centre) / step.clamp_min(1)).abs()).clamp_min(0)
-    weights *= (place > 0) & (place < length[:, None, None])
+    position = torch.arange(whole, device=device)[None, None] - start[:, None, None] + 0.5
+    weights = (1 - ((position - centre) / step.clamp_min(1)).abs()).clamp_min(0)
+    weights *= (position > 0) & (position < length[:, None, None])
     return weights / weights.sum(dim=2, keepdim=True)
 
 
@@ -253,23 +238,39 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, (n, C, H, W) with ``sigma`` (n,) in pixels, edges mirrored."""
-    rows, columns = (_blurring(sigma, length) for length in x.shape[2:])
-    return rows[:, None] @ x @ columns[:, None].transpose(2, 3)
+    """PIL's Gaussian blur, (n, C, H, W) with ``sigma`` (n,) in pixels; the border is continued.
+
+    Three box blurs along the rows, then three along the columns, each rounded to grey levels, whose
+    boxes have fractional ends (Gwosdek et al., SSVM 2011).
+    """
+    radius = _box_radius(sigma)
+    whole = radius.floor()
+    # In PIL's fixed-point numbers of 24 bits: the weight of each pixel of the box, and of its ends.
+    inner = (2**24 / (2 * radius + 1)).floor()
+    ends = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
+    reach = int(whole.max()) + 1
+    steps = torch.arange(-reach, reach + 1, device=x.device).abs()
+    weights = torch.where(steps == whole[:, None] + 1, ends[:, None], 0)
+    weights = torch.where(steps <= whole[:, None], inner[:, None], weights) / 2**24
+    levels = (x * 255).round()
+    for _ in range(2):
+        for _ in range(BLUR_PASSES):
+            wide = F.pad(levels, (reach, reach, 0, 0), mode="replicate")
+            levels = torch.full_like(levels, 0.5)
+            for start, weight in enumerate(weights.T):
+                shifted = wide[..., start : start + levels.shape[3]]
+                levels.addcmul_(shifted, weight[:, None, None, None])
+            levels.floor_()
+        levels = levels.transpose(2, 3)
+    return levels / 255
 
 
-def _blurring(sigma: Tensor, length: int) -> Tensor:
-    """Weights (n, length, length) of a blur along one axis."""
-    radius = min(BLUR_RADIUS, length - 1)
-    steps = torch.arange(-radius, radius + 1, device=sigma.device)
-    kernel = torch.exp(-0.5 * (steps[None] / sigma[:, None]) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    places = torch.arange(length, device=sigma.device)[:, None] + steps
-    places = places.abs()
-    places = torch.where(places >= length, 2 * (length - 1) - places, places)
-    weights = torch.zeros(len(sigma), length, length, device=sigma.device)
-    index = places.expand(len(sigma), -1, -1)
-    return weights.scatter_add_(2, index, kernel[:, None].expand(-1, length, -1))
+def _box_radius(sigma: Tensor) -> Tensor:
+    """Radius of the box whose three-fold blur has this standard deviation (ibid., Eqs. 7 to 14)."""
+    variance = sigma * sigma / BLUR_PASSES
+    whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    return whole + part / (6 * (variance - (whole + 1) ** 2))
 
 
 OPERATIONS = (brightness, contrast, saturation, hue)

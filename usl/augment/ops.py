@@ -1,9 +1,9 @@
-"""The operations of SCAN's and FixMatch's pools, on whole batches.
+"""The operations of SCAN's and FixMatch's strong views, on whole batches.
 
 Images are (n, C, H, W), float32 in [0, 1] and on grey levels (k / 255), with C 1 or 3; each has an
-amount of its own, (n,). Results are on grey levels too: those that PIL gives
-(:mod:`usl.data.strong_pil`), bit for bit, because PIL's arithmetic is repeated step by step. A
-grey level more or less would not stay one: equalize or posterize may come next.
+amount of its own, (n,). Results are on grey levels too: those that PIL gives, bit for bit, because
+PIL's arithmetic is repeated step by step. A grey level more or less would not stay one: equalize or
+posterize may come next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from usl.data.augment import grey
+from usl.augment.moco import grey
 
 # PIL walks through the source of a geometric operation in 65536ths of a pixel.
 _FINE_BITS = 16
@@ -215,7 +215,7 @@ def apply(x: Tensor, operation: Tensor, amount: Tensor) -> Tensor:
     x : Tensor (n, C, H, W)
         May be off grey levels; it is rounded first.
     operation : Tensor (n, k), int64
-        Numbers of operations, places in ``NAMES``.
+        Numbers of operations, in the order of ``NAMES``.
     amount : Tensor (n, k)
 
     Returns

@@ -1,21 +1,19 @@
 """The views of USL-T and FixMatch on CIFAR, in batches: SCAN's strong view, FixMatch's two.
 
 SCAN: Van Gansbeke et al., arXiv 2005.12320. FixMatch: Sohn et al., arXiv 2001.07685. The ranges
-are those of the released implementations. On grey levels the views equal PIL's
-(:mod:`usl.data.strong_pil`) bit for bit.
+are those of the released implementations. On grey levels the views equal PIL's bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from usl.data import pool
-from usl.data.draws import uniform
+from usl.augment import ops
+from usl.augment.rng import Key, uniform
 from usl.errors import InputError
 
 # By operation: SCAN's (low, high), between which amounts are uniform; FixMatch's (max, bias), an
@@ -36,13 +34,13 @@ POOL = {
     "translate_x": ((-0.1, 0.1), (0.3, 0)),
     "translate_y": ((-0.1, 0.1), (0.3, 0)),
 }
-_POSTERIZE, _ROTATE, _TRANSLATE = map(pool.NAMES.index, ("posterize", "rotate", "translate_x"))
+_POSTERIZE, _ROTATE, _TRANSLATE = map(ops.NAMES.index, ("posterize", "rotate", "translate_x"))
 # What FixMatch fills its square with.
 _GREY = 127 / 255
 
 
 @dataclass(frozen=True)
-class Draws:
+class Params:
     """Parameters of one view of n images.
 
     Attributes
@@ -51,7 +49,7 @@ class Draws:
     shift : Tensor (n, 2), int64
         Crop: how far down and to the right, in pixels; beyond the border the image is mirrored.
     operation : Tensor (n, k), int64
-        Places in ``pool.NAMES``, in the order of doing.
+        Numbers of ``ops.NAMES``, in the order of doing.
     amount : Tensor (n, k)
     hole : Tensor (n, 4), int64
         Top, left, bottom and right of the square cut out, the last two exclusive.
@@ -67,30 +65,24 @@ class Draws:
     fill: Tensor
 
 
-class _Chain:
-    """What the chains share: draws say all about a view."""
+class _Transform:
+    """What the transforms share: the parameters say all about a view."""
 
-    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply(self, images: Tensor, params: Params) -> Tensor:
         """Augment a batch, (n, C, H, W), float32 in [0, 1], C 1 or 3, into one of that shape."""
         height, width = images.shape[2:]
-        rows, columns = _mirrored(draws.shift[:, 0], height), _mirrored(draws.shift[:, 1], width)
-        columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
-        x = pool.take(images, rows[:, :, None] * width + columns[:, None])
-        if draws.operation.shape[1]:
-            x = pool.apply(x, draws.operation, draws.amount)
-        top, left, bottom, right = draws.hole[..., None].unbind(dim=1)
+        rows, columns = _mirrored(params.shift[:, 0], height), _mirrored(params.shift[:, 1], width)
+        columns = torch.where(params.flip[:, None], width - 1 - columns, columns)
+        x = ops.take(images, rows[:, :, None] * width + columns[:, None])
+        if params.operation.shape[1]:
+            x = ops.apply(x, params.operation, params.amount)
+        top, left, bottom, right = params.hole[..., None].unbind(dim=1)
         hole = _between(top, bottom, height)[:, :, None] & _between(left, right, width)[:, None]
-        return torch.where(hole[:, None], draws.fill[: x.shape[1], None, None], x)
-
-    def apply_pil(self, images: np.ndarray, draws: Draws) -> Tensor:
-        """The same image by image with PIL: (n, H, W, C), uint8, to (n, C, H, W)."""
-        from usl.data import strong_pil
-
-        return strong_pil.apply(images, draws)
+        return torch.where(hole[:, None], params.fill[: x.shape[1], None, None], x)
 
 
-@dataclass(frozen=True)
-class ScanChain(_Chain):
+@dataclass(frozen=True, kw_only=True)
+class ScanTransform(_Transform):
     """SCAN's strong view: flip, operations of its pool, one cut-out.
 
     Attributes
@@ -109,49 +101,46 @@ class ScanChain(_Chain):
     flip: float = 0.5
     operations: int = 4
     cutout: int = 16
-    fill: float | Sequence[float] = field(kw_only=True)
+    fill: float | Sequence[float]
 
     def __post_init__(self) -> None:
         _check(self.flip, operations=self.operations, cutout=self.cutout)
         levels = _listed(self.fill)
         if len(levels) not in (1, 3) or not all(0 <= level <= 1 for level in levels):
-            raise InputError(f"the fill is {self.fill}; choose one number or three, from 0 to 1")
+            raise InputError(f"`fill` is {self.fill}; choose one number or three, from 0 to 1")
 
-    def draw(
-        self, images: Tensor, height: int, width: int, *, seed: int, epoch: int, view: int
-    ) -> Draws:
+    def sample(self, key: Key, size: tuple[int, int]) -> Params:
         """Draw the parameters of one view of each image.
 
         Parameters
         ----------
-        images : Tensor (n,), int64
-            Indices; the draws depend on them, and on seed, epoch and view.
-        height, width : int
+        key : Key
+            Of n images.
+        size : (height, width)
             Of the images, in pixels.
-        seed, epoch, view : int
         """
-        u = uniform(images, 4 + 3 * self.operations, seed=seed, epoch=epoch, view=view)
+        u = uniform(key, 4 + 3 * self.operations)
         which, where, sign = u[:, 4:].reshape(len(u), -1, 3).unbind(dim=2)
         operation = (which * len(POOL)).long()
-        low, high = torch.tensor([POOL[name][0] for name in pool.NAMES], device=u.device).T
+        low, high = torch.tensor([POOL[name][0] for name in ops.NAMES], device=u.device).T
         amount = low[operation] + where * (high - low)[operation]
         amount = torch.where(operation == _POSTERIZE, amount.trunc(), amount)
-        amount = torch.where(operation >= _TRANSLATE, amount * width, amount)
-        size = torch.tensor([height, width], device=u.device)
-        centre = (u[:, 1:3] * size).long()
+        amount = torch.where(operation >= _TRANSLATE, amount * size[1], amount)
+        limits = torch.tensor(size, device=u.device)
+        centre = (u[:, 1:3] * limits).long()
         half = (1 + (u[:, 3:4] * self.cutout).long()) // 2
-        return Draws(
+        return Params(
             flip=u[:, 0] < self.flip,
             shift=torch.zeros_like(centre),
             operation=operation,
             amount=_signed(amount, operation, sign),
-            hole=torch.cat([(centre - half).clamp_min(0), (centre + half).minimum(size)], dim=1),
+            hole=torch.cat([(centre - half).clamp_min(0), (centre + half).minimum(limits)], dim=1),
             fill=torch.tensor(_listed(self.fill), device=u.device),
         )
 
 
-@dataclass(frozen=True)
-class WeakChain(_Chain):
+@dataclass(frozen=True, kw_only=True)
+class WeakTransform(_Transform):
     """FixMatch's weak view: flip, then a crop of the mirror-padded image.
 
     Attributes
@@ -168,14 +157,12 @@ class WeakChain(_Chain):
     def __post_init__(self) -> None:
         _check(self.flip, padding=self.padding)
 
-    def draw(
-        self, images: Tensor, height: int, width: int, *, seed: int, epoch: int, view: int
-    ) -> Draws:
-        """Draw the parameters of one view of each image, as :meth:`ScanChain.draw` does."""
-        u = uniform(images, 3, seed=seed, epoch=epoch, view=view)
-        return Draws(
+    def sample(self, key: Key, size: tuple[int, int]) -> Params:
+        """Draw the parameters of one view of each image, as :meth:`ScanTransform.sample` does."""
+        u = uniform(key, 3)
+        return Params(
             flip=u[:, 0] < self.flip,
-            shift=_shift(u[:, 1:3], self.padding, height, width),
+            shift=_shift(u[:, 1:3], self.padding, size),
             operation=torch.zeros(len(u), 0, dtype=torch.long, device=u.device),
             amount=u[:, :0],
             hole=torch.zeros(len(u), 4, dtype=torch.long, device=u.device),
@@ -183,8 +170,8 @@ class WeakChain(_Chain):
         )
 
 
-@dataclass(frozen=True)
-class RandAugmentChain(_Chain):
+@dataclass(frozen=True, kw_only=True)
+class RandAugmentTransform(_Transform):
     """FixMatch's strong view: the weak one, operations of its pool, a grey cut-out.
 
     Attributes
@@ -210,62 +197,60 @@ class RandAugmentChain(_Chain):
     def __post_init__(self) -> None:
         _check(self.flip, padding=self.padding, operations=self.operations, cutout=self.cutout)
         if self.magnitude not in range(2, 11):
-            raise InputError(f"magnitude is {self.magnitude}; choose 2 to 10")
+            raise InputError(f"`magnitude` is {self.magnitude}; choose 2 to 10")
 
-    def draw(
-        self, images: Tensor, height: int, width: int, *, seed: int, epoch: int, view: int
-    ) -> Draws:
-        """Draw the parameters of one view of each image, as :meth:`ScanChain.draw` does."""
-        u = uniform(images, 5 + 4 * self.operations, seed=seed, epoch=epoch, view=view)
+    def sample(self, key: Key, size: tuple[int, int]) -> Params:
+        """Draw the parameters of one view of each image, as :meth:`ScanTransform.sample` does."""
+        u = uniform(key, 5 + 4 * self.operations)
         which, level, sign, done = u[:, 5:].reshape(len(u), -1, 4).unbind(dim=2)
         operation = torch.where(done < 0.5, (which * len(POOL)).long(), 0)
-        amounts = torch.tensor(_amounts(self.magnitude, width), device=u.device)
+        amounts = torch.tensor(_amounts(self.magnitude, size[1]), device=u.device)
         amount = amounts[operation, (level * (self.magnitude - 1)).long()]
-        size = torch.tensor([height, width], device=u.device)
-        start = (u[:, 3:5] * size - self.cutout / 2).clamp_min(0).long()
+        limits = torch.tensor(size, device=u.device)
+        start = (u[:, 3:5] * limits - self.cutout / 2).clamp_min(0).long()
         # PIL draws both ends of a rectangle: in the middle of an image it is a pixel larger.
         side = self.cutout + 1 if self.cutout else 0
-        return Draws(
+        return Params(
             flip=u[:, 0] < self.flip,
-            shift=_shift(u[:, 1:3], self.padding, height, width),
+            shift=_shift(u[:, 1:3], self.padding, size),
             operation=operation,
             amount=_signed(amount, operation, sign),
-            hole=torch.cat([start, (start + side).minimum(size)], dim=1),
+            hole=torch.cat([start, (start + side).minimum(limits)], dim=1),
             fill=torch.tensor([_GREY], device=u.device),
         )
 
 
 def _check(flip: float, **counts: int) -> None:
     if not 0 <= flip <= 1:
-        raise InputError(f"the probability flip is {flip}; choose 0 to 1")
+        raise InputError(f"`flip` is {flip}; choose 0 to 1")
     for name, count in counts.items():
         if count < 0 or count != int(count):
-            raise InputError(f"{name} is {count}; choose a whole number from 0 on")
+            raise InputError(f"`{name}` is {count}; choose a whole number from 0 on")
 
 
 def _listed(fill: float | Sequence[float]) -> list[float]:
     return [float(level) for level in fill] if isinstance(fill, Sequence) else [float(fill)]
 
 
-def _shift(u: Tensor, padding: int, height: int, width: int) -> Tensor:
-    if padding >= min(height, width):
+def _shift(u: Tensor, padding: int, size: tuple[int, int]) -> Tensor:
+    if padding >= min(size):
         raise InputError(
-            f"mirrored padding of {padding} around images of {height} by {width} pixels; "
+            f"`padding` is {padding}, and the images have {size[0]} by {size[1]} pixels; "
             "choose less than the shorter side"
         )
     return (u * (2 * padding + 1)).long() - padding
 
 
 def _mirrored(start: Tensor, length: int) -> Tensor:
-    """Places (n, length) from ``start`` on; those outside are mirrored at the border pixel."""
-    places = (start[:, None] + torch.arange(length, device=start.device)).abs()
-    return torch.where(places >= length, 2 * (length - 1) - places, places)
+    """Pixels (n, length) from ``start`` on; those outside are mirrored at the border pixel."""
+    pixels = (start[:, None] + torch.arange(length, device=start.device)).abs()
+    return torch.where(pixels >= length, 2 * (length - 1) - pixels, pixels)
 
 
 def _between(start: Tensor, end: Tensor, length: int) -> Tensor:
-    """Which of the places 0 to ``length`` - 1 lie in ranges, (n, 1) each; (n, length), bool."""
-    places = torch.arange(length, device=start.device)
-    return (places >= start) & (places < end)
+    """Which of the pixels 0 to ``length`` - 1 lie in ranges, (n, 1) each; (n, length), bool."""
+    pixels = torch.arange(length, device=start.device)
+    return (pixels >= start) & (pixels < end)
 
 
 def _signed(amount: Tensor, operation: Tensor, u: Tensor) -> Tensor:
@@ -276,7 +261,7 @@ def _signed(amount: Tensor, operation: Tensor, u: Tensor) -> Tensor:
 def _amounts(magnitude: int, width: int) -> list[list[float]]:
     """FixMatch's amounts, by operation and level, in Python's arithmetic as the original's."""
     table = []
-    for name in pool.NAMES:
+    for name in ops.NAMES:
         most, bias = POOL[name][1]
         amounts = [level * most / 10 + bias for level in range(1, magnitude)]
         if name.startswith("translate"):

@@ -1,10 +1,13 @@
-"""Random draws that depend on what they are for, not on who makes them or when.
+"""Random numbers that depend on what they are for, not on who draws them or when.
 
-A draw is a hash of (seed, epoch, view, image, number). So an image is augmented alike in any batch,
-on any rank, worker and device, and a resumed run draws what an uninterrupted one would have drawn.
+A number is a hash of its key, (seed, epoch, view, image), and its rank. So an image is augmented
+alike in any batch, on any process, worker and device, and a resumed run draws what an uninterrupted
+one would have drawn.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,49 +24,63 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def uniform(images: Tensor, count: int, *, seed: int, epoch: int, view: int) -> Tensor:
-    """Draw ``count`` numbers for each image.
+@dataclass(frozen=True)
+class Key:
+    """What random numbers depend on.
 
-    Parameters
+    Attributes
     ----------
-    images : Tensor (n,), int64
-        Indices of the images, below 2^32.
-    count : int
+    image : Tensor (n,), int64
+        Indices of the images, or of their repetitions, below 2^32.
     seed, epoch, view : int
-        Non-negative. Other values give other, unrelated draws.
+        Non-negative. Other values give other, unrelated numbers.
+    """
+
+    image: Tensor
+    seed: int
+    epoch: int = 0
+    view: int = 0
+
+    def to(self, device: torch.device | str) -> Key:
+        """The same key on another device."""
+        return replace(self, image=self.image.to(device))
+
+
+def uniform(key: Key, count: int) -> Tensor:
+    """Draw ``count`` numbers for each image of a key.
 
     Returns
     -------
-    Tensor (n, count), float32, uniform in [0, 1), on the device of ``images``; the same bits on any
+    Tensor (n, count), float32, uniform in [0, 1), on the device of ``key.image``; the same bits on
+    any
     """
-    key = torch.zeros((), dtype=torch.int64, device=images.device)
-    for part in (seed, epoch, view):
-        key = _mix((key + 0x9E3779B9 + part) & _MASK)
-    rows = _mix((_mix(images & _MASK) + key) & _MASK)[:, None]
-    numbers = torch.arange(count, device=images.device)
+    device = key.image.device
+    mixed = torch.zeros((), dtype=torch.int64, device=device)
+    for part in (key.seed, key.epoch, key.view):
+        mixed = _mix((mixed + 0x9E3779B9 + part) & _MASK)
+    rows = _mix((_mix(key.image & _MASK) + mixed) & _MASK)[:, None]
+    numbers = torch.arange(count, device=device)
     bits = _mix((rows + _mix(numbers + 0x85EBCA6B)) & _MASK)
     bits = _mix(bits ^ rows)
     return (bits >> 8).float() / (1 << 24)
 
 
-def one_of(neighbors: Tensor, images: Tensor, *, seed: int, epoch: int, view: int) -> Tensor:
-    """Draw one of the neighbours of each image.
+def one_of(neighbors: Tensor, key: Key) -> Tensor:
+    """Draw one of the neighbours of each image of a key.
 
     Parameters
     ----------
     neighbors : Tensor (N, K), int64
         Column 0 is usually the image itself.
-    images : Tensor (n,), int64
-    seed, epoch, view : int
-        As for :func:`uniform`.
+    key : Key
 
     Returns
     -------
-    Tensor (n,), int64, on the device of ``images``
+    Tensor (n,), int64, on the device of ``key.image``
     """
-    u = uniform(images, 1, seed=seed, epoch=epoch, view=view)[:, 0]
-    columns = (u * neighbors.shape[1]).long()
-    return neighbors[images.to(neighbors.device), columns.to(neighbors.device)].to(images.device)
+    columns = (uniform(key, 1)[:, 0] * neighbors.shape[1]).long()
+    rows = key.image.to(neighbors.device)
+    return neighbors[rows, columns.to(neighbors.device)].to(key.image.device)
 
 
 def permutation(images: int, *, seed: int, epoch: int) -> Tensor:

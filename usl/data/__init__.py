@@ -1,1 +1,1 @@
-"""Data sets by name, and the fixed transforms that networks see them through."""
+"""Data sets by name, and how their files are read."""

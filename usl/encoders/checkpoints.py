@@ -1,4 +1,4 @@
-"""Encoders by name: MODEL.ARCH, and for a network the layout of its checkpoint."""
+"""Pretrained networks from the released layouts of checkpoints, and into them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from usl.artifacts import replacing
 from usl.checkpoints import load_weights, read_checkpoint, weights_in
-from usl.data.datasets import AnyDataset
 from usl.errors import InputError
 from usl.models.resnet_cifar import (
     CifarResNet,
@@ -27,7 +26,6 @@ from usl.models.resnet_imagenet import MocoEncoder, PretextImageNet
 NETWORKS = ("ResNet18", "SmallResNet")
 # What follows the backbone in the layouts that are read.
 HEADS = ("linear.", "groupDis.", "contrastive_head.", "cluster_head.")
-ARCHITECTURES = (*NETWORKS, "resnet50", "pixels")
 
 # A weight that tells a layout, its encoder, and the heads it does without.
 Layout = tuple[str, type[nn.Module], tuple[str, ...]]
@@ -42,32 +40,6 @@ IMAGENET_LAYOUTS: tuple[Layout, ...] = (
 )
 
 
-class Pixels(nn.Module):
-    """The images themselves minus the mean training image, L2-normalised: no weights.
-
-    Attributes
-    ----------
-    sees_native : bool
-        The image goes in at its own size.
-    """
-
-    sees_native = True
-
-    def __init__(self, mean: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.mean: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, C, H, W) to (n, C·H·W)."""
-        return F.normalize((x - self.mean).flatten(1))
-
-
-def pixels_encoder(train: AnyDataset) -> Pixels:
-    """The ``pixels`` encoder of a data set, from its training images."""
-    return Pixels(train.mean()).eval()
-
-
 class Backbone(nn.Module):
     """What the head of an encoder sees, scaled to length 1, instead of what it makes.
 
@@ -78,7 +50,8 @@ class Backbone(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder: Any = encoder
-        self.dim = encoder.dim
+        self.out_dim: Any = encoder.dim
+        self.unit = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) to (n, dim)."""
@@ -91,8 +64,9 @@ def load_encoder(
     *,
     output: str = "head",
     backbone_dim: int | None = None,
+    weights: str = "model",
     trust: bool = False,
-) -> nn.Module:
+) -> Any:
     """Load a network with the head that makes features, from any released layout.
 
     CLD: normalised linear output. SCAN pretext: normalised contrastive head. USL-T: backbone, and
@@ -109,6 +83,8 @@ def load_encoder(
         USL-T checkpoints of CIFAR have the backbone's only, of any length.
     backbone_dim : int, optional
         Width that the caller expects before the head.
+    weights : {"model", "ema"}
+        See :func:`usl.checkpoints.weights_in`.
     trust : bool
         See :func:`usl.checkpoints.read_checkpoint`.
 
@@ -116,7 +92,7 @@ def load_encoder(
     -------
     nn.Module
         In eval mode; (n, 3, 32, 32) normalised images, for ``resnet50`` of any size, to (n, D)
-        features.
+        features. Its ``out_dim`` is D, and ``unit`` says whether features have length 1.
 
     Raises
     ------
@@ -124,17 +100,17 @@ def load_encoder(
         Unreadable, or of another network.
     """
     if output not in ("head", "backbone"):
-        raise InputError(f"unknown MODEL.FEATURES {output!r}; choose head or backbone")
+        raise InputError(f"unknown `output` {output!r}; choose head or backbone")
     if arch not in (*NETWORKS, "resnet50"):
-        raise InputError(f"MODEL.ARCH {arch!r} has no checkpoints; choose ResNet18 or another")
-    weights = _unwrapped(weights_in(read_checkpoint(path, trust=trust)))
+        raise InputError(f"`architecture` {arch!r} has no checkpoints; choose ResNet18 or another")
+    state = _unwrapped(weights_in(read_checkpoint(path, trust=trust), which=weights))
     layouts = IMAGENET_LAYOUTS if arch == "resnet50" else LAYOUTS
     # A checkpoint of no known layout is compared with the last: CLD's, or MoCo's.
-    _, layout, heads = next((row for row in layouts if row[0] in weights), layouts[-1])
-    encoder = layout(**sizes_in(weights)) if arch == "SmallResNet" else layout()
-    load_weights(encoder, weights, dropped=heads, where=str(path))
+    _, layout, heads = next((row for row in layouts if row[0] in state), layouts[-1])
+    encoder: Any = layout(**sizes_in(state)) if arch == "SmallResNet" else layout()
+    load_weights(encoder, state, dropped=heads, where=str(path))
     if backbone_dim not in (None, encoder.dim):
-        raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, {arch} has {encoder.dim}")
+        raise InputError(f"`backbone_dim` is {backbone_dim}, {arch} has {encoder.dim}")
     return (Backbone(encoder) if output == "backbone" else encoder).eval()
 
 
@@ -172,7 +148,7 @@ def new_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:
         An unknown architecture, or sizes that make no network.
     """
     if arch not in NETWORKS:
-        raise InputError(f"unknown MODEL.ARCH {arch!r}; choose one of {', '.join(NETWORKS)}")
+        raise InputError(f"unknown `architecture` {arch!r}; choose one of {', '.join(NETWORKS)}")
     sizes = small_resnet(width, depth) if arch == "SmallResNet" else {}
     return CldNetwork(**sizes) if cld else PretextEncoder(**sizes)
 
@@ -192,13 +168,18 @@ def save_encoder(path: Path, network: nn.Module, *, cld: bool, half: bool = Fals
 
 
 def load_backbone(
-    path: Path, arch: str, *, backbone_dim: int | None = None, trust: bool = False
+    path: Path,
+    arch: str,
+    *,
+    backbone_dim: int | None = None,
+    weights: str = "model",
+    trust: bool = False,
 ) -> CifarResNet:
     """Load the network of a checkpoint of any layout (CLD, SCAN pretext, USL-T), without heads.
 
     Parameters
     ----------
-    path, backbone_dim, trust
+    path, backbone_dim, weights, trust
         As for :func:`load_encoder`.
     arch : {"ResNet18", "SmallResNet"}
 
@@ -208,11 +189,11 @@ def load_backbone(
         An unknown architecture; a checkpoint that is unreadable or of another network.
     """
     if arch not in NETWORKS:
-        raise InputError(f"unknown MODEL.ARCH {arch!r}; choose one of {', '.join(NETWORKS)}")
-    weights = _unwrapped(weights_in(read_checkpoint(path, trust=trust)))
-    weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
-    backbone = CifarResNet(**(sizes_in(weights) if arch == "SmallResNet" else {}))
-    load_weights(backbone, weights, dropped=HEADS, where=str(path))
+        raise InputError(f"unknown `architecture` {arch!r}; choose one of {', '.join(NETWORKS)}")
+    state = _unwrapped(weights_in(read_checkpoint(path, trust=trust), which=weights))
+    state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    backbone = CifarResNet(**(sizes_in(state) if arch == "SmallResNet" else {}))
+    load_weights(backbone, state, dropped=HEADS, where=str(path))
     if backbone_dim not in (None, backbone.dim):
-        raise InputError(f"MODEL.BACKBONE_DIM is {backbone_dim}, {arch} has {backbone.dim}")
+        raise InputError(f"`backbone_dim` is {backbone_dim}, {arch} has {backbone.dim}")
     return backbone

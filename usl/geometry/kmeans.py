@@ -10,13 +10,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
-from usl.selection.points import (
+from usl.geometry.points import (
     BLOCK_ROWS,
     SCRATCH,
     Points,
     as_points,
     blocks,
     first_argmin,
+    first_copies,
     squared_distances,
 )
 
@@ -51,7 +52,7 @@ def kmeans(
     *,
     seed: int,
     iterations: int = 200,
-    alive: int = 0,
+    nonempty: int = 0,
     quiet: bool = False,
     device: str | torch.device = "cpu",
 ) -> Clusters:
@@ -70,10 +71,11 @@ def kmeans(
         Of the first centroids.
     iterations : int
         Limit; at least 1.
-    alive : int
+    nonempty : int
         How many clusters must have members in the end. Where fewer have, each empty one in index
-        order takes, from the clusters with more than one member, the point farthest from its
-        centroid.
+        order takes, from the clusters with members that differ, the point farthest from all
+        centres: its centroid and the points taken before; its exact copies come with it. Only where
+        nothing else is left it takes one of several copies, from a cluster with more than one.
     quiet : bool
         Show no progress.
     device : str or torch.device
@@ -91,31 +93,33 @@ def kmeans(
     """
     points = as_points(features, device)
     if not 1 <= clusters <= len(points):
-        raise InputError(f"{clusters} clusters of {len(points)} images; choose 1 to {len(points)}")
+        raise InputError(f"`clusters` is {clusters}; choose 1 to {len(points)}, the images")
     if iterations < 1:
-        raise InputError(f"{iterations} k-means iterations; choose at least 1")
+        raise InputError(f"`iterations` is {iterations}; choose at least 1")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randperm(len(points), generator=generator)[:clusters]
     result = _lloyd(points, points.host[first].double(), iterations, quiet)
-    return _revive(points, result, alive)
+    return _fill(points, result, nonempty)
 
 
 def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> Clusters:
-    living = torch.ones(len(centroids), dtype=torch.bool)
+    allowed = torch.ones(len(centroids), dtype=torch.bool)
     labels = torch.full((len(points),), -1)
     with tqdm(total=iterations, desc="k-means", unit="iteration", disable=quiet or None) as bar:
         for _ in range(iterations):
-            before, labels = labels, assign(points, centroids, living)
+            before, labels = labels, assign(points, centroids, allowed)
             bar.update()
             if torch.equal(before, labels):
                 break
             sums, counts = member_sums(points.host, labels, len(centroids))
-            living = counts > 0
-            centroids = torch.where(living[:, None], sums / counts.clamp_min(1)[:, None], centroids)
+            allowed = counts > 0
+            centroids = torch.where(
+                allowed[:, None], sums / counts.clamp_min(1)[:, None], centroids
+            )
     return Clusters(labels, centroids)
 
 
-def assign(points: Points, centroids: Tensor, living: Tensor | None = None) -> Tensor:
+def assign(points: Points, centroids: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Nearest centroid of every point; ties go to the lowest index.
 
     Float32 products propose; where a second centroid is as near as the first within their error,
@@ -125,8 +129,8 @@ def assign(points: Points, centroids: Tensor, living: Tensor | None = None) -> T
     ----------
     points : Points, N of them
     centroids : Tensor (C, D), float64
-    living : Tensor (C,), bool, optional
-        Only these may be chosen; default all.
+    allowed : Tensor (C,), bool, optional
+        Only these may be chosen, such as those with members; default all.
 
     Returns
     -------
@@ -135,8 +139,8 @@ def assign(points: Points, centroids: Tensor, living: Tensor | None = None) -> T
     centroids = centroids.to(points.device)
     fast = points.shifted(centroids).float()
     norms = (fast * fast).sum(dim=1)
-    if living is not None:
-        norms[~living.to(points.device)] = torch.inf
+    if allowed is not None:
+        norms[~allowed.to(points.device)] = torch.inf
     labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
     size = max(1, min(BLOCK_ROWS, ASSIGN_ELEMENTS // len(centroids)))
     tile = torch.empty(size, len(centroids), device=points.device)
@@ -197,27 +201,37 @@ def member_sums(features: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor
     return sums, torch.bincount(labels, minlength=clusters)
 
 
-def _revive(points: Points, result: Clusters, alive: int) -> Clusters:
-    """Give empty clusters a member until ``alive`` clusters have one (DESIGN: exactly B picks)."""
+def _fill(points: Points, result: Clusters, nonempty: int) -> Clusters:
+    """Give empty clusters members until ``nonempty`` clusters have some: exactly B picks need that.
+
+    A pick must not be a copy of another while the pool has images that are none.
+    """
     labels, centroids = result.labels.clone(), result.centroids.clone()
-    counts = torch.bincount(labels, minlength=len(centroids))
-    missing = min(alive, len(centroids)) - int((counts > 0).sum())
+    empty = (torch.bincount(labels, minlength=len(centroids)) == 0).nonzero()[:, 0]
+    missing = min(nonempty, len(centroids)) - (len(centroids) - len(empty))
     if missing <= 0:
         return result
-    distances = own_distances(points, centroids, labels)
-    for empty in (counts == 0).nonzero()[:missing, 0].tolist():
+    first = first_copies(points.host)
+    pictures = (first == torch.arange(len(first))).nonzero()[:, 0]
+    distances = assigned_distances(points, centroids, labels)
+    for cluster in empty[:missing].tolist():
+        # Clusters of several pictures, each counted once; else of several copies of one.
+        counts = torch.bincount(labels[pictures], minlength=len(centroids))
+        copies_only = not (counts > 1).any()
+        if copies_only:
+            counts = torch.bincount(labels, minlength=len(centroids))
         free = torch.where(counts[labels] > 1, distances, -1.0)
         taken = int((free == free.max()).nonzero()[0])
-        counts[labels[taken]] -= 1
-        counts[empty] += 1
-        labels[taken] = empty
-        centroids[empty] = points.host[taken].double()
-        distances[taken] = 0.0
+        labels[taken if copies_only else first == first[taken]] = cluster
+        centroids[cluster] = points.host[taken].double()
+        for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
+            near = squared_distances(points.host[start:stop], points.host[taken])
+            distances[start:stop] = torch.minimum(distances[start:stop], near)
     return Clusters(labels, centroids)
 
 
-def own_distances(points: Points, centroids: Tensor, labels: Tensor) -> Tensor:
-    """Exact squared distance of every point to the centroid of its cluster, (N,), float64, CPU."""
+def assigned_distances(points: Points, centroids: Tensor, labels: Tensor) -> Tensor:
+    """Exact squared distance of each point to its cluster's centroid, (N,), float64, on the CPU."""
     distances = torch.empty(len(points), dtype=torch.float64)
     for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
         distances[start:stop] = squared_distances(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ BLOCK_ROWS = 16384
 SCRATCH = 1 << 18
 # Features beyond this have squared distances that float32, in which they are saved, cannot hold.
 LARGEST = 1e15
+# Rows that an error lists before it stops.
+SHOWN = 10
 # Rows, about, that the centre is taken from.
 CENTRE_ROWS = 1000
 UNIT32 = 2.0**-24
@@ -72,16 +75,95 @@ def as_features(features: Any, name: str = "features") -> Tensor:
         raise InputError(
             f"{name} have shape {tuple(tensor.shape)}; give a table of (images, dimensions)"
         )
-    for start, stop in blocks(len(tensor)):
-        bad = ~torch.isfinite(tensor[start:stop]).all(dim=1)
-        if bad.any():
-            row = start + int(bad.nonzero()[0])
-            raise InputError(f"{name} have NaN or infinite values, first in row {row}; remove them")
-        if tensor[start:stop].abs().max() > LARGEST:
-            raise InputError(
-                f"{name} have values beyond ±{LARGEST:g}; divide them all by something"
-            )
+    bad = not_finite(tensor)
+    if len(bad):
+        first = ", ".join(map(str, bad[:SHOWN].tolist())) + (", …" if len(bad) > SHOWN else "")
+        raise InputError(
+            f"{name} have NaN or infinite values in {len(bad)} of {len(tensor)} rows ({first}); "
+            "mend or leave out these rows"
+        )
+    if any(tensor[start:stop].abs().max() > LARGEST for start, stop in blocks(len(tensor))):
+        raise InputError(f"{name} have values beyond ±{LARGEST:g}; divide them all by something")
     return tensor.contiguous()
+
+
+def not_finite(features: Tensor) -> Tensor:
+    """Rows of features (N, D) with NaN or infinite values, ascending, int64."""
+    parts = [
+        start + (~torch.isfinite(features[start:stop]).all(dim=1)).nonzero()[:, 0]
+        for start, stop in blocks(len(features))
+    ]
+    return torch.cat(parts)
+
+
+def first_copies(features: Tensor) -> Tensor:
+    """For every row the lowest row that equals it exactly, (N,), int64; 0.0 equals -0.0.
+
+    Parameters
+    ----------
+    features : Tensor (N, D), float32 or float64, on the CPU
+    """
+    n, dim = features.shape
+    kind = np.uint32 if features.dtype == torch.float32 else np.uint64
+    factors = np.random.RandomState(0).randint(0, 2**63, size=dim).astype(np.uint64) * 2 + 1
+    hashes = np.empty(n, dtype=np.uint64)
+    for start, stop in blocks(n, max(1, SCRATCH // dim)):
+        # Adding 0.0 makes 0.0 of -0.0, whose bits are others.
+        bits = (features[start:stop] + 0.0).numpy().view(kind).astype(np.uint64)
+        bits ^= bits >> np.uint64(17)
+        hashes[start:stop] = (bits * factors).sum(axis=1, dtype=np.uint64)
+    order = torch.from_numpy(np.argsort(hashes, kind="stable"))
+    ordered = hashes[order.numpy()]
+    first = torch.arange(n)
+    begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ends = np.r_[begins[1:], n]
+    several = ends - begins > 1
+    for begin, end in zip(begins[several], ends[several], strict=True):
+        rows = order[begin:end]
+        # Equal rows have equal hashes; the reverse is all but certain, and checked.
+        while len(rows) > 1:
+            equal = (features[rows] == features[rows[0]]).all(dim=1)
+            first[rows[equal]] = rows[0]
+            rows = rows[~equal]
+    return first
+
+
+@dataclass(frozen=True)
+class Oddities:
+    """What a person should know about features before they trust picks from them.
+
+    Attributes
+    ----------
+    zeros : int
+        Rows whose values are all 0.
+    copies : int
+        Rows that equal an earlier row exactly.
+    constants : int
+        Columns with one value in all rows.
+    """
+
+    zeros: int
+    copies: int
+    constants: int
+
+    def remarks(self) -> list[str]:
+        """A sentence for each that is there."""
+        found = (
+            (self.zeros, "rows are all zeros"),
+            (self.copies, "rows are exact copies of earlier rows"),
+            (self.constants, "columns have the same value in every row"),
+        )
+        return [f"{count} {text}" for count, text in found if count]
+
+
+def oddities(features: Tensor) -> Oddities:
+    """Count rows of zeros, exact copies and constant columns of features (N, D) on the CPU."""
+    zeros, constant = 0, torch.ones(features.shape[1], dtype=torch.bool)
+    for start, stop in blocks(len(features)):
+        zeros += int((features[start:stop] == 0).all(dim=1).sum())
+        constant &= (features[start:stop] == features[0]).all(dim=0)
+    copies = int((first_copies(features) != torch.arange(len(features))).sum())
+    return Oddities(zeros, copies, int(constant.sum()) if len(features) > 1 else 0)
 
 
 def blocks(n: int, size: int = BLOCK_ROWS) -> Iterator[tuple[int, int]]:
@@ -124,10 +206,16 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def first_argmin(x: Tensor) -> Tensor:
-    """Position of the smallest value of each row of ``x`` (n, m); ties go to the lowest."""
+    """Column of the smallest value of each row of ``x`` (n, m); ties go to the lowest."""
     smallest = x.amin(dim=1, keepdim=True)
-    places = torch.arange(x.shape[1], device=x.device)
-    return torch.where(x == smallest, places, x.shape[1]).amin(dim=1)
+    columns = torch.arange(x.shape[1], device=x.device)
+    return torch.where(x == smallest, columns, x.shape[1]).amin(dim=1)
+
+
+def check_budget(budget: int, images: int) -> None:
+    """Raise InputError unless ``budget`` picks of ``images`` images are possible."""
+    if not 1 <= budget <= images:
+        raise InputError(f"a budget of {budget} picks from {images} images; choose 1 to {images}")
 
 
 class Points:

@@ -14,11 +14,16 @@ from torch import Tensor
 
 from usl.artifacts import fingerprint, load_array
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.errors import InputError
-from usl.selection.baselines import stratified_picks
+from usl.lists.write import image_ids
+from usl.selectors.by_cluster import stratified_picks
 
 # Items that an error lists before it counts the rest.
 SHOWN = 12
+# Columns of answers, and columns that name an image file, in small letters.
+ANSWERS = ("Label", "LabelName", "LabelIndex")
+NAMES = ("imageid", "path", "file", "filename", "file_name", "image", "image_path")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
     ----------
     path : Path
         ``.npy``: indices, (B,) integers. ``.csv``: a column ``Index``; with a column ``Label`` its
-        answers, numbers or names of classes, replace the data set's. Other columns are not read.
+        answers, numbers or names of classes, replace the data set's; ``LabelIndex`` holds numbers
+        only and ``LabelName`` names only, for classes whose names are numbers. Whatever else names
+        an image (``ImageID``, ``path``, ``file``, …) must agree with the data set.
     images : ImageDataset or FolderDataset
         The training images. They need labels of their own only for a list without.
 
@@ -73,13 +80,42 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
     Raises
     ------
     InputError
-        Unreadable, empty, without the column, an index that is no image's or comes twice, a label
-        that is no class, or no label at all.
+        Unreadable, empty, without the column, an index that is no image's or comes twice, a name
+        of another image, a label that is no class or could mean two, or no label at all.
     """
+    head, rows, indices = _read(path)
+    _check_names(path, head, rows, indices, images)
+    columns = [name for name in ANSWERS if name in head]
+    if len(columns) > 1:
+        raise InputError(f"{path} has the columns {' and '.join(columns)}; keep one of them")
+    answers = None
+    if columns:
+        given = [(line, row[columns[0]]) for line, row in rows]
+        answers = _classes_of(given, images.classes, path, column=columns[0])
+    return _labelled(path, indices, answers, images)
+
+
+def read_indices(path: Path) -> list[int]:
+    """The indices of a list, in its order, whatever data set it is of.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_labelled`.
+
+    Raises
+    ------
+    InputError
+        Unreadable, of another kind, or without the column.
+    """
+    return _read(path)[2]
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[int]]:
+    """Columns and rows of a CSV, none for an array, and the indices."""
     if path.suffix == ".npy":
         advice = "give a list of indices, such as selected_indices_40_1.npy"
-        array = load_array(path, shape=(None,), kind="iu", advice=advice)
-        return _labelled(path, array.tolist(), None, images)
+        return [], [], load_array(path, shape=(None,), kind="iu", advice=advice).tolist()
     if path.suffix != ".csv":
         raise InputError(f"{path} is neither .npy nor .csv; give a list of one of these kinds")
     head, rows = _read_csv(path)
@@ -94,16 +130,13 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
             raise InputError(
                 f"{path}, line {line}: the index {row['Index']!r} is no whole number; correct it"
             ) from None
-    answers = None
-    if "Label" in head:
-        answers = _classes_of([(line, row["Label"]) for line, row in rows], images.classes, path)
-    return _labelled(path, indices, answers, images)
+    return head, rows, indices
 
 
 def draw_labelled(images: AnyDataset, budget: int, *, seed: int) -> Labelled:
     """Draw the same number of labelled images from each class, by ``seed``: ``slice<seed>``.
 
-    See :func:`usl.selection.baselines.stratified_picks`. Needs the labels of all images, so it is
+    See :func:`usl.selectors.by_cluster.stratified_picks`. Needs the labels of all images, so it is
     no selection that a person could make.
 
     Raises
@@ -175,21 +208,78 @@ def _remarked(labelled: Labelled, images: AnyDataset) -> Labelled:
     return replace(labelled, remarks=(f"no image is labelled {_some(missing)}",))
 
 
-def _classes_of(answers: list[tuple[int, str]], classes: tuple[str, ...], path: Path) -> list[int]:
-    """Numbers of the classes that answers, each with its line, name; names go before numbers."""
+def _check_names(
+    path: Path,
+    head: list[str],
+    rows: list[tuple[int, dict[str, str]]],
+    indices: list[int],
+    images: AnyDataset,
+) -> None:
+    """Raise InputError at the first row that names another image than its index does."""
+    known = image_ids(images)
+    files = isinstance(images, FolderDataset)
+    for column in head:
+        if column.lower() not in (NAMES if files else ("imageid",)):
+            continue
+        for (line, row), index in zip(rows, indices, strict=True):
+            given = row[column].replace("\\", "/").removeprefix("./")
+            if not 0 <= index < len(known) or not given:
+                continue
+            same = given == known[index]
+            if files and not same:
+                # A path from elsewhere, or a part of it.
+                long, short = f"/{given}", f"/{known[index]}"
+                same = long.endswith(short) or short.endswith(long)
+            if not same:
+                raise InputError(
+                    f"{path}, line {line}: {column} is {row[column]!r}, and image {index} of "
+                    f"{images.name} is {known[index]!r}; give a list of this data set"
+                )
+
+
+def _classes_of(
+    answers: list[tuple[int, str]], classes: tuple[str, ...], path: Path, *, column: str
+) -> list[int]:
+    """Numbers of the classes that answers, each with its line, name: all by number or all by name.
+
+    Raises
+    ------
+    InputError
+        A label that is no class; numbers and names mixed; or labels that are names of some classes
+        and numbers of others.
+    """
+    names = {name: number for number, name in enumerate(classes)}
     numbers = {str(number): number for number in range(len(classes))}
-    known = numbers | {name: number for number, name in enumerate(classes)}
     advice = f"0 to {len(classes) - 1} or a name: {_some(classes)}"
     if not classes:
         # Nobody has said which there are.
-        known = {a: int(a) for _, a in answers if a.isdecimal() and len(a) < 10}
+        numbers = {a: int(a) for _, a in answers if a.isdecimal() and len(a) < 10}
         advice = "a whole number from 0 on"
+    readings = {"Label": (names, numbers), "LabelName": (names,), "LabelIndex": (numbers,)}[column]
     for line, answer in answers:
-        if answer not in known:
+        if not any(answer in reading for reading in readings):
             raise InputError(
                 f"{path}, line {line}: the label {answer!r} is no class; give {advice}"
             )
-    return [known[answer] for _, answer in answers]
+    whole = [reading for reading in readings if all(a in reading for _, a in answers)]
+    if not whole:
+        name = next((line, a) for line, a in answers if a not in numbers)
+        number = next((line, a) for line, a in answers if a not in names)
+        raise InputError(
+            f"{path} mixes names and numbers of classes, {name[1]!r} in line {name[0]} and "
+            f"{number[1]!r} in line {number[0]}; use one of both"
+        )
+    twofold = [
+        (line, a) for line, a in answers if a in names and names[a] != numbers.get(a, names[a])
+    ]
+    if len(readings) > 1 and twofold and whole != [names]:
+        line, answer = twofold[0]
+        raise InputError(
+            f"{path}, line {line}: the label {answer!r} may be the class of that name, or class "
+            f"number {answer}, which is called {classes[int(answer)]!r}; call the column LabelName "
+            "or LabelIndex"
+        )
+    return [whole[0][answer] for _, answer in answers]
 
 
 def _some(items: list[int] | tuple[str, ...]) -> str:

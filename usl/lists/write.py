@@ -1,8 +1,10 @@
-"""Which images are labelled and which are not, as the CSVs that other tools read."""
+"""Which images are labelled and which are not, in the files that the stages hand each other."""
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -62,3 +64,10 @@ def index_csvs(
         f"train_{share}p_gen_{name}_index.csv": table[labelled].to_csv(index=False),
         f"train_{other}_index.csv": table[~labelled].to_csv(index=False),
     }
+
+
+def selector_of(path: str, dataset: str) -> str:
+    """Which selector a list comes from, by its file or folder: ``cifar10_usl-t`` is ``usl-t``'s."""
+    file = Path(path)
+    run = file.parent.name if file.suffix == ".npy" else file.stem
+    return re.sub(r"_seed(\d+|\{seed\})$", "", run).removeprefix(f"{dataset}_")

@@ -1,1 +1,1 @@
-"""Networks, and encoders by name."""
+"""Networks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from usl.models.resnet_cifar import CifarResNet, NormLinear
+from usl.models.resnet_cifar import CifarResNet
 
 
 class Classifier(nn.Module):
@@ -17,15 +17,14 @@ class Classifier(nn.Module):
         Images to features, (n, dim). It becomes part of the classifier.
     classes : int
     cld : bool
-        The logits are those of the CLD network: the output of a linear layer whose columns have
-        length 1, itself scaled to length 1. Else plain ones.
+        The logits are scaled to length 1, as where the published results of CLD networks come from.
+        Else plain ones.
     """
 
     def __init__(self, backbone: CifarResNet, classes: int, *, cld: bool = False) -> None:
         super().__init__()
         self.backbone, self.cld = backbone, cld
-        layer = NormLinear if cld else nn.Linear
-        self.linear: nn.Module = layer(backbone.dim, classes)
+        self.linear = nn.Linear(backbone.dim, classes)
 
     def freeze_backbone(self) -> None:
         """Let gradients reach the linear layer only; running statistics still move in training."""

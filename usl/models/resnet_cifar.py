@@ -90,9 +90,9 @@ def small_resnet(width: int, depth: int) -> dict[str, int]:
         A width below 1, or a depth that is not 2 + 8 · blocks: 10, 18, 26, …
     """
     if depth < 10 or (depth - 2) % 8:
-        raise InputError(f"MODEL.DEPTH is {depth}; choose 10, 18, 26 or another 2 + 8 · blocks")
+        raise InputError(f"`depth` is {depth}; choose 10, 18, 26 or another 2 + 8 · blocks")
     if width < 1:
-        raise InputError(f"MODEL.WIDTH is {width}; choose at least 1")
+        raise InputError(f"`width` is {width}; choose at least 1")
     return {"width": width, "blocks": (depth - 2) // 8, "stride": 2, "grid": 2}
 
 
@@ -112,6 +112,8 @@ class NormLinear(nn.Module):
 
 class CldEncoder(CifarResNet):
     """The encoder of released CLD checkpoints: L2-normalised output of ``linear``, (n, 128)."""
+
+    out_dim, unit = EMBEDDING, True
 
     def __init__(self, **sizes: int) -> None:
         super().__init__(**sizes)
@@ -148,6 +150,8 @@ def mlp(dim: int, width: int) -> nn.Sequential:
 class Pretext(nn.Module):
     """A backbone, (n, dim), and the L2-normalised output of its contrastive head, (n, 128)."""
 
+    out_dim, unit = EMBEDDING, True
+
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
         self.backbone, self.dim = backbone, dim
@@ -177,7 +181,8 @@ class UsltEncoder(nn.Module):
     def __init__(self, **sizes: int) -> None:
         super().__init__()
         self.backbone = CifarResNet(**sizes)
-        self.dim = self.backbone.dim
+        self.dim = self.out_dim = self.backbone.dim
+        self.unit = False
 
     def features(self, x: Tensor) -> Tensor:
         """Features, (n, dim), of any length."""

@@ -37,9 +37,7 @@ def new_heads(dim: int, clusters: int, *, cosine: bool) -> nn.ModuleList:
         Fewer than two clusters.
     """
     if clusters < 2:
-        raise InputError(
-            f"USLT_PRETRAIN.NUM_SELECTED_SAMPLES is {clusters}; choose at least 2 clusters"
-        )
+        raise InputError(f"`clusters` is {clusters}; choose at least 2")
     layer = CosineHead if cosine else nn.Linear
     return nn.ModuleList([layer(dim, clusters) for _ in range(HEADS)])
 
@@ -87,16 +85,18 @@ class UsltNetwork(nn.Module):
             weight.copy_(rows)
 
 
-def load_heads(path: Path, *, trust: bool = False) -> nn.ModuleList:
+def load_heads(path: Path, *, weights: str = "model", trust: bool = False) -> nn.ModuleList:
     """The clustering heads of a USL-T checkpoint, linear or cosine, in eval mode.
+
+    ``weights`` and ``trust`` as for :func:`usl.checkpoints.weights_in` and ``read_checkpoint``.
 
     Raises
     ------
     InputError
         Unreadable, without heads, or with heads that do not fit together.
     """
-    weights = weights_in(read_checkpoint(path, trust=trust))
-    heads = {k: v for k, v in weights.items() if k.startswith("cluster_head.")}
+    state = weights_in(read_checkpoint(path, trust=trust), which=weights)
+    heads = {k: v for k, v in state.items() if k.startswith("cluster_head.")}
     first = heads.get("cluster_head.0.weight")
     if first is None or first.ndim != 2:
         raise InputError(

@@ -83,9 +83,9 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int = 28, width: int = 2, classes: int = 10) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise InputError(f"MODEL.DEPTH is {depth}; choose 10, 16, 28 or another 4 + 6 · blocks")
+            raise InputError(f"`depth` is {depth}; choose 10, 16, 28 or another 4 + 6 · blocks")
         if width < 1:
-            raise InputError(f"MODEL.WIDTH is {width}; choose at least 1")
+            raise InputError(f"`width` is {width}; choose at least 1")
         blocks = (depth - 4) // 6
         self.dim = 64 * width
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)

@@ -16,8 +16,9 @@ log = logging.getLogger("usl")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts."""
+    """A table of texts under a heading."""
 
+    title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -31,7 +32,8 @@ def write_page(
     timings: dict[str, float],
     table: Table | None = None,
     curves: Sequence[dict[str, str]] = (),
-    seeds: Sequence[dict[str, Any]] = (),
+    selections: Sequence[dict[str, Any]] = (),
+    color_by: str = "density",
     classes: Sequence[str] | None = None,
 ) -> None:
     """Fill the template in; every name is escaped.
@@ -50,10 +52,12 @@ def write_page(
         Results, above everything else.
     curves : sequence of dict
         With ``title`` and ``picture``, a data URI.
-    seeds : sequence of dict
-        Selections; see :mod:`usl.report.selection`.
+    selections : sequence of dict
+        See :mod:`usl.report.selection`.
+    color_by : {"density", "confidence"}
+        What the colour of their maps stands for.
     classes : sequence of str, optional
-        Names for the class counts of ``seeds``.
+        Names for the class counts of ``selections``.
     """
     import jinja2
 
@@ -71,7 +75,8 @@ def write_page(
         timings=timings,
         table=table,
         curves=curves,
-        seeds=seeds,
+        selections=selections,
+        color_by=color_by,
         classes=classes,
     )
     save_text(path, page)

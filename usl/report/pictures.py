@@ -43,7 +43,7 @@ def plane(features: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     -------
     rows : ndarray (M,), int
         The rows shown: ``picks``, then up to ``BACKGROUND`` others, drawn with a fixed seed.
-    places : ndarray (M, 2)
+    positions : ndarray (M, 2)
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -62,35 +62,35 @@ def plane(features: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     start = np.pad(shown, ((0, 0), (0, 2)))[:, :2]
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    places = TSNE(init=start, perplexity=perplexity, random_state=SEED).fit_transform(shown)
-    return rows, places
+    positions = TSNE(init=start, perplexity=perplexity, random_state=SEED).fit_transform(shown)
+    return rows, positions
 
 
-def map_uri(places: np.ndarray, shade: np.ndarray, picked: np.ndarray) -> str:
-    """A map of the features as an SVG data URI: grey to blue by rank of shade, picks numbered.
+def map_uri(positions: np.ndarray, color: np.ndarray, picked: np.ndarray) -> str:
+    """A map of the features as an SVG data URI: grey to blue by rank of colour, picks numbered.
 
     Parameters
     ----------
-    places : ndarray (M, 2)
-    shade : ndarray (M,)
+    positions : ndarray (M, 2)
+    color : ndarray (M,)
         Density, or confidence.
     picked : ndarray, int
-        Places of the picks, in the order of their numbers.
+        Rows of the picks in ``positions``, in the order of their numbers.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6))
     axes = figure.add_axes((0, 0, 1, 1))
-    ranks = shade.argsort().argsort() / max(len(shade) - 1, 1)
-    x, y = places.T
+    ranks = color.argsort().argsort() / max(len(color) - 1, 1)
+    x, y = positions.T
     axes.scatter(x, y, c=ranks, cmap="Blues", vmin=-0.35, s=9, linewidths=0, rasterized=True)
     few = len(picked) <= 120
     size = 130 if few else 14
     axes.scatter(x[picked], y[picked], c="#e4572e", s=size, edgecolors="white", zorder=2)
     if few:
         style: dict[str, Any] = {"color": "white", "fontsize": 6.5, "weight": "bold", "zorder": 3}
-        for number, place in enumerate(picked, start=1):
-            axes.text(x[place], y[place], str(number), ha="center", va="center_baseline", **style)
+        for number, row in enumerate(picked, start=1):
+            axes.text(x[row], y[row], str(number), ha="center", va="center_baseline", **style)
     axes.set_axis_off()
     axes.margins(0.03)
     buffer = io.BytesIO()

@@ -14,54 +14,57 @@ from usl.metrics import class_counts
 from usl.report.page import Table, write_page
 from usl.report.pictures import image_uri, map_uri, plane
 
-# Pictures of picks of one seed; with more, the page would not open quickly.
+# Pictures of picks of one selection; with more, the page would not open quickly.
 PICTURES = 400
 PICKS_ON_MAP = 3000
 
 
 @dataclass(frozen=True)
-class SeedResult:
-    """The picks of one seed.
+class Result:
+    """The picks of one seed, or of one head of USL-T.
 
     Attributes
     ----------
-    seed : int
+    name : str
+        Such as ``seed 1`` or ``head 0``.
     picks : ndarray (B,), int
     sizes : ndarray (B,), int, or None
         Members of each pick's cluster.
+    on_map : ndarray (B,), int, or None
+        Rows of the picks in the features of a map, where these are not the picks.
     """
 
-    seed: int
+    name: str
     picks: np.ndarray
     sizes: np.ndarray | None = None
+    on_map: np.ndarray | None = None
 
 
-def print_picks(result: SeedResult, dataset: AnyDataset | None = None) -> None:
-    """Print what the original prints for a seed: number, class counts, indices."""
-    print(f"seed {result.seed}: {len(result.picks)} picks")
+def print_picks(result: Result, dataset: AnyDataset | None = None) -> None:
+    """Print what the original prints for a selection: its name, class counts, indices."""
+    print(f"{result.name}: {len(result.picks)} picks")
     if dataset is not None and dataset.labels is not None:
         counts = class_counts(dataset.labels, result.picks, len(dataset.classes))
         print(f"class counts: {counts.tolist()}, largest {counts.max()}, smallest {counts.min()}")
     print(f"indices: {result.picks.tolist()}", flush=True)
 
 
-def feature_map(
-    features: np.ndarray, shade: np.ndarray, results: Sequence[SeedResult]
-) -> list[str]:
-    """Maps of the features, (N, D), one for each seed's picks, as data URIs."""
+def feature_map(features: np.ndarray, color: np.ndarray, results: Sequence[Result]) -> list[str]:
+    """Maps of the features, (N, D), coloured by (N,), one for each selection, as data URIs."""
     # A map of more picks than this would show nothing, and take long to lay out.
-    shown = np.unique(np.concatenate([r.picks[: PICKS_ON_MAP // len(results)] for r in results]))
-    rows, places = plane(features, shown)
+    most = PICKS_ON_MAP // len(results)
+    picks = [(r.picks if r.on_map is None else r.on_map)[:most] for r in results]
+    rows, positions = plane(features, np.unique(np.concatenate(picks)))
     where = {int(row): i for i, row in enumerate(rows)}
     return [
-        map_uri(places, shade[rows], np.array([where[p] for p in r.picks.tolist() if p in where]))
-        for r in results
+        map_uri(positions, color[rows], np.array([where[row] for row in one.tolist()]))
+        for one in picks
     ]
 
 
 def write_selection_report(
     path: Path,
-    results: Sequence[SeedResult],
+    results: Sequence[Result],
     *,
     title: str,
     facts: dict[str, Any],
@@ -69,6 +72,7 @@ def write_selection_report(
     timings: dict[str, float],
     dataset: AnyDataset | None = None,
     maps: Sequence[str] | None = None,
+    color_by: str = "density",
     table: Table | None = None,
 ) -> None:
     """Write ``report.html``, one file that needs no network.
@@ -76,7 +80,7 @@ def write_selection_report(
     Parameters
     ----------
     path : Path
-    results : sequence of SeedResult
+    results : sequence of Result
     title : str
     facts : dict
         Shown as name and value: data set, encoder, budget, …
@@ -88,6 +92,8 @@ def write_selection_report(
         For pictures, and for class counts if it has labels.
     maps : sequence of str, optional
         From :func:`feature_map`.
+    color_by : {"density", "confidence"}
+        What their colour stands for.
     table : Table, optional
         Results, above everything else.
     """
@@ -99,9 +105,10 @@ def write_selection_report(
         timings=timings,
         table=table,
         classes=dataset.classes if dataset is not None and dataset.labels is not None else None,
-        seeds=[
+        color_by=color_by,
+        selections=[
             {
-                "seed": result.seed,
+                "name": result.name,
                 "tiles": _tiles(result, dataset),
                 "hidden": max(0, len(result.picks) - PICTURES) if dataset is not None else 0,
                 "map": map_,
@@ -113,7 +120,7 @@ def write_selection_report(
     )
 
 
-def _tiles(result: SeedResult, dataset: AnyDataset | None) -> list[dict[str, Any]]:
+def _tiles(result: Result, dataset: AnyDataset | None) -> list[dict[str, Any]]:
     if dataset is None:
         return []
     tiles = []
@@ -127,7 +134,7 @@ def _tiles(result: SeedResult, dataset: AnyDataset | None) -> list[dict[str, Any
     return tiles
 
 
-def _counts(result: SeedResult, dataset: AnyDataset | None) -> list[int] | None:
+def _counts(result: Result, dataset: AnyDataset | None) -> list[int] | None:
     if dataset is None or dataset.labels is None:
         return None
     counts: list[int] = class_counts(dataset.labels, result.picks, len(dataset.classes)).tolist()

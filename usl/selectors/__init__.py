@@ -1,1 +1,1 @@
-"""Density, clusters and picks: tensors in, tensors out."""
+"""Rules that choose images: tensors in, indices out."""

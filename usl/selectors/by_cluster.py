@@ -1,4 +1,4 @@
-"""Selections that USL is compared with."""
+"""Picks from classes or clusters: what USL is compared with."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.selection.kmeans import Clusters, own_distances
-from usl.selection.points import as_points
-from usl.selection.usl import check_budget
+from usl.geometry.kmeans import Clusters, assigned_distances
+from usl.geometry.points import as_points, check_budget
 
 
 def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
     """Draw the same number of images from each class. Uses labels: not for real selections.
+
+    As the released FixMatch code draws its ``slice``: class after class, from one legacy generator.
+    What does not divide evenly comes after that, from classes drawn at random; what a class has too
+    few images for comes from the others.
 
     Parameters
     ----------
     labels : Tensor (N,), int64
         Classes, from 0.
     budget : int
-        B. What does not divide evenly goes to classes drawn at random, and what a class has too
-        few images for to the others.
+        B.
     seed : int
 
     Returns
@@ -36,17 +38,14 @@ def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
     """
     check_budget(budget, len(labels))
     random = np.random.RandomState(seed)
-    classes = np.unique(labels.numpy())
-    members = [np.flatnonzero(labels.numpy() == label) for label in classes]
-    share = np.zeros(len(classes), dtype=np.int64)
-    while share.sum() < budget:
+    members = [np.flatnonzero(labels.numpy() == label) for label in np.unique(labels.numpy())]
+    share = budget // len(members)
+    chosen = [random.choice(m, size=min(share, len(m)), replace=False) for m in members]
+    while (missing := budget - sum(map(len, chosen))) > 0:
         # Round by round one image more from each class that has one left, in a random order.
-        open_ = np.flatnonzero(share < [len(m) for m in members])
-        share[random.permutation(open_)[: budget - share.sum()]] += 1
-    chosen = [
-        random.choice(m, size=wanted, replace=False)
-        for m, wanted in zip(members, share, strict=True)
-    ]
+        left = [np.setdiff1d(m, c) for m, c in zip(members, chosen, strict=True)]
+        for one in random.permutation([i for i, rest in enumerate(left) if len(rest)])[:missing]:
+            chosen[one] = np.append(chosen[one], random.choice(left[one]))
     return torch.from_numpy(np.concatenate(chosen))
 
 
@@ -64,7 +63,7 @@ def central_picks(features: Any, clusters: Clusters) -> Tensor:
     Tensor (B,), int64
         One for each cluster with members, in index order.
     """
-    distances = own_distances(as_points(features), clusters.centroids, clusters.labels)
+    distances = assigned_distances(as_points(features), clusters.centroids, clusters.labels)
     order = torch.argsort(distances, stable=True)
     order = order[torch.argsort(clusters.labels[order], stable=True)]
     ordered = clusters.labels[order]

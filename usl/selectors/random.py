@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.selection.usl import check_budget
+from usl.geometry.points import check_budget
 
 
 def random_picks(images: int, budget: int, *, seed: int) -> Tensor:

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from usl.errors import InputError
-from usl.selection.kmeans import kmeans
-from usl.selection.neighbors import SMALLEST, find_neighbors
-from usl.selection.points import (
+from usl.geometry.kmeans import kmeans
+from usl.geometry.neighbors.exact import SMALLEST, find_neighbors
+from usl.geometry.points import (
     BLOCK_ROWS,
     SCRATCH,
     UNIT64,
     Points,
     as_points,
     blocks,
+    check_budget,
     fold_sum,
     squared_distances,
 )
@@ -34,7 +35,7 @@ FAR = 1e10
 TERM_ERROR = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Regularizer:
     """How picks are kept apart (Eqs. 4 to 6 of the paper; both forms of the released code).
 
@@ -72,9 +73,9 @@ class Regularizer:
 
     def __post_init__(self) -> None:
         if self.horizon not in ("dist", "num"):
-            raise InputError(f"unknown horizon {self.horizon!r}; choose dist or num")
+            raise InputError(f"unknown `horizon` {self.horizon!r}; choose dist or num")
         if self.horizon_num < 1:
-            raise InputError(f"a horizon of {self.horizon_num} picks; choose at least 1")
+            raise InputError(f"`horizon_num` is {self.horizon_num}; choose at least 1")
         for name, value, low, high in (
             ("weight", self.weight, 0.0, 1e6),
             ("alpha", self.alpha, 1e-3, 10.0),
@@ -82,7 +83,7 @@ class Regularizer:
             ("horizon_dist", self.horizon_dist, 1e-30, math.inf),
         ):
             if not low <= value <= high:
-                raise InputError(f"the regulariser's {name} is {value}; choose {low:g} to {high:g}")
+                raise InputError(f"`{name}` is {value}; choose {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def select(
     regularizer : Regularizer, optional
         Default ``Regularizer()``, the paper's values for CIFAR-10.
     backend : str
-        See :func:`usl.selection.neighbors.find_neighbors`.
+        See :func:`usl.geometry.neighbors.exact.find_neighbors`.
     device : str or torch.device
         Where to compute, unless ``features`` are Points.
 
@@ -180,17 +181,11 @@ def select(
     check_budget(budget, len(points))
     wanted = budget if clusters is None else clusters
     if wanted < budget:
-        raise InputError(f"{wanted} clusters for {budget} picks; choose at least as many")
+        raise InputError(f"`clusters` is {wanted}; choose at least {budget}, the budget")
     density = find_neighbors(points, k, backend=backend).density
-    grouped = kmeans(points, wanted, seed=seed, iterations=iterations, alive=budget)
+    grouped = kmeans(points, wanted, seed=seed, iterations=iterations, nonempty=budget)
     picks = pick(points, density, grouped.labels, budget, regularizer or Regularizer())
     return Selection(picks.indices, grouped.labels, density, picks.scores)
-
-
-def check_budget(budget: int, images: int) -> None:
-    """Raise InputError unless ``budget`` picks of ``images`` images are possible."""
-    if not 1 <= budget <= images:
-        raise InputError(f"a budget of {budget} picks from {images} images; choose 1 to {images}")
 
 
 def pick(
@@ -227,14 +222,14 @@ def pick(
         )
     if labels.min() < 0:
         raise InputError("cluster labels below 0; number the clusters from 0")
-    alive = torch.bincount(labels).nonzero()[:, 0]
-    if len(alive) < budget:
-        raise InputError(f"{len(alive)} clusters have members, {budget} are needed")
-    used = alive[:budget]
-    # own[i]: position among the picks of the cluster of image i; -1 for a cluster not used.
-    position = torch.full((int(alive[-1]) + 1,), -1, dtype=torch.int64)
-    position[used] = torch.arange(budget)
-    indices, scores = _Picker(points, density, position[labels], budget, regularizer).run()
+    nonempty = torch.bincount(labels).nonzero()[:, 0]
+    if len(nonempty) < budget:
+        raise InputError(f"{len(nonempty)} clusters have members, {budget} are needed")
+    used = nonempty[:budget]
+    # Which of the picks is that of an image's cluster; -1 for a cluster not used.
+    rank = torch.full((int(nonempty[-1]) + 1,), -1, dtype=torch.int64)
+    rank[used] = torch.arange(budget)
+    indices, scores = _Picker(points, density, rank[labels], budget, regularizer).run()
     return Picks(indices, used, scores)
 
 
@@ -242,12 +237,17 @@ class _Picker:
     """The rounds of one selection; holds what they share."""
 
     def __init__(
-        self, points: Points, density: Tensor, own: Tensor, budget: int, regularizer: Regularizer
+        self,
+        points: Points,
+        density: Tensor,
+        assigned: Tensor,
+        budget: int,
+        regularizer: Regularizer,
     ) -> None:
         self.points, self.budget, self.reg = points, budget, regularizer
         self.density = density.to(points.device, torch.float64)
-        self.own = own.to(points.device)
-        self.members = (self.own >= 0).nonzero()[:, 0]
+        self.assigned = assigned.to(points.device)
+        self.members = (self.assigned >= 0).nonzero()[:, 0]
         self.history: list[Tensor] = []
         # As Points.error, for float64 products.
         self.error = (points.dim + 16) * UNIT64
@@ -275,21 +275,21 @@ class _Picker:
     def _best(self, penalty: Tensor) -> Tensor:
         """The best-scored image of each used cluster; what rounding could decide is settled."""
         rows = self.members
-        own = self.own[rows]
+        assigned = self.assigned[rows]
         pull = self.reg.weight * penalty[rows]
         scores = self.density[rows] - pull
         doubt = 2 * TERM_ERROR * pull.abs()
         best = torch.full((self.budget,), -torch.inf, dtype=torch.float64, device=rows.device)
-        best.scatter_reduce_(0, own, scores - doubt, "amax")
-        rows = rows[scores + doubt >= best[own]]
+        best.scatter_reduce_(0, assigned, scores - doubt, "amax")
+        rows = rows[scores + doubt >= best[assigned]]
         rows = rows[self._exact_best(rows)]
         picks = torch.full((self.budget,), len(self.points), device=rows.device)
-        return picks.scatter_reduce_(0, self.own[rows], rows, "amin")
+        return picks.scatter_reduce_(0, self.assigned[rows], rows, "amin")
 
     def _exact_best(self, rows: Tensor) -> Tensor:
         """Which of ``rows`` have their cluster's best score, from exact distances."""
-        own = self.own[rows]
-        alone = torch.bincount(own, minlength=self.budget)[own] == 1
+        assigned = self.assigned[rows]
+        alone = torch.bincount(assigned, minlength=self.budget)[assigned] == 1
         scores = self.density[rows].clone()
         rivals = (~alone).nonzero()[:, 0]
         if self.history and len(rivals):
@@ -298,8 +298,8 @@ class _Picker:
                 penalty = self._blend(penalty, self._exact_penalty(rows[rivals], picks))
             scores[rivals] -= self.reg.weight * penalty
         best = torch.full((self.budget,), -torch.inf, dtype=torch.float64, device=rows.device)
-        best.scatter_reduce_(0, own, scores, "amax")
-        return alone | (scores == best[own])
+        best.scatter_reduce_(0, assigned, scores, "amax")
+        return alone | (scores == best[assigned])
 
     def _exact_penalty(self, rows: Tensor, picks: Tensor) -> Tensor:
         """R' of ``rows`` from exact distances alone."""
@@ -325,7 +325,7 @@ class _Picker:
         elif self.reg.exclude_same_cluster:
             # Whether the own pick is among the nearest must not hang on rounding.
             last = distances.topk(self._nearest(), dim=1, largest=False).values.amax(1, True)
-            own = distances.gather(1, self.own[rows, None].clamp_min(0))
+            own = distances.gather(1, self.assigned[rows, None].clamp_min(0))
             exact |= (own - last).abs() <= 2 * (slack + 4 * self.error * last)
         self._replace(distances, exact, rows, picks)
         return self._terms(distances, rows).sum(dim=1)
@@ -345,23 +345,24 @@ class _Picker:
 
     def _terms(self, distances: Tensor, rows: Tensor) -> Tensor:
         """What each pick adds to R', from squared distances (n, B), which are overwritten."""
-        own = self.own[rows, None]
+        assigned = self.assigned[rows, None]
         if self.reg.horizon == "dist":
             distances[distances >= self.reg.horizon_dist] = FAR
-            has = (own >= 0)[:, 0]
-            distances[has] = distances[has].scatter(1, own[has], FAR)
+            has = (assigned >= 0)[:, 0]
+            distances[has] = distances[has].scatter(1, assigned[has], FAR)
         elif not self.reg.exclude_same_cluster:
             distances = distances.topk(self._nearest(), dim=1, largest=False).values
             distances[distances == 0] = FAR
         else:
-            distances = self._nearest_but_own(distances, own)
+            distances = self._nearest_but_own(distances, assigned)
         return distances.clamp_min_(SMALLEST).pow_(-self.reg.alpha)
 
-    def _nearest_but_own(self, distances: Tensor, own: Tensor) -> Tensor:
-        """The nearest picks, equal distances in pick order, the own one moved far away."""
-        at_own = torch.where(own >= 0, distances.gather(1, own.clamp_min(0)), torch.inf)
-        places = torch.arange(self.budget, device=own.device)
-        before = (distances < at_own) | ((distances == at_own) & (places < own))
+    def _nearest_but_own(self, distances: Tensor, assigned: Tensor) -> Tensor:
+        """The nearest picks, equal distances in pick order, the own cluster's moved far away."""
+        at_own = distances.gather(1, assigned.clamp_min(0))
+        at_own = torch.where(assigned >= 0, at_own, torch.inf)
+        picks = torch.arange(self.budget, device=assigned.device)
+        before = (distances < at_own) | ((distances == at_own) & (picks < assigned))
         among = before.sum(dim=1) < self._nearest()
         nearest = distances.topk(self._nearest(), dim=1, largest=False).values
         same = (nearest == at_own).to(torch.int8)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from usl.errors import InputError
-from usl.selection.usl import check_budget
+from usl.geometry.points import check_budget, first_argmin
 
 
 def confident(logits: Tensor, *, head: int, mean_of_heads: bool) -> tuple[Tensor, Tensor]:
@@ -34,24 +34,20 @@ def confident(logits: Tensor, *, head: int, mean_of_heads: bool) -> tuple[Tensor
     check_head(head, logits.shape[1])
     top = logits.double().softmax(dim=2).amax(dim=2)
     # argmax of torch may return any of equal maxima; ties go to the lowest index here.
-    highest = logits[:, head] == logits[:, head].amax(dim=1, keepdim=True)
-    numbers = torch.arange(logits.shape[2], device=logits.device)
-    clusters = torch.where(highest, numbers, len(numbers)).amin(dim=1)
+    clusters = first_argmin(-logits[:, head])
     return clusters, top.mean(dim=1) if mean_of_heads else top[:, head]
 
 
 def check_head(head: int, heads: int) -> None:
     """Raise InputError unless there is such a head."""
     if not 0 <= head < heads:
-        raise InputError(f"USLT.HEAD_IN_USE is {head}; the checkpoint has heads 0 to {heads - 1}")
+        raise InputError(f"`head` is {head}; the checkpoint has heads 0 to {heads - 1}")
 
 
 def check_count(count: int) -> None:
     """Raise InputError unless so many images of a cluster can get a label."""
     if count < 1:
-        raise InputError(
-            f"USLT.NUM_PSEUDO_LABELS_PER_CLUSTER is {count}; choose at least 1, the pick itself"
-        )
+        raise InputError(f"`pseudo_labels` is {count}; choose at least 1, the pick itself")
 
 
 def best_of_clusters(
@@ -59,8 +55,8 @@ def best_of_clusters(
 ) -> Tensor:
     """The image of the highest score from each cluster; exactly ``budget`` distinct images.
 
-    With fewer clusters alive than picks, the largest ones give their next best images in turn. With
-    more, the largest are used. Ties go to the lowest index.
+    With fewer non-empty clusters than picks, the largest ones give their next best images in turn.
+    With more, the largest are used. Ties go to the lowest index.
 
     Parameters
     ----------
@@ -85,27 +81,27 @@ def best_of_clusters(
     sizes = torch.bincount(clusters)
     rank_of_cluster = torch.empty_like(sizes)
     rank_of_cluster[torch.argsort(sizes, descending=True, stable=True)] = torch.arange(len(sizes))
-    place = _places(clusters, score)
+    rank = _ranks(clusters, score)
 
     # Round after round, the clusters by falling size.
-    turn = place * len(sizes) + rank_of_cluster[clusters]
+    turn = rank * len(sizes) + rank_of_cluster[clusters]
     chosen = torch.argsort(turn, stable=True)[:budget]
     if by_size:
         return chosen
-    first = chosen[place[chosen] == 0]
+    first = chosen[rank[chosen] == 0]
     return torch.cat([first[torch.argsort(clusters[first])], chosen[len(first) :]])
 
 
 def pseudo_labels(
-    clusters: Tensor, spread: Tensor, picks: Tensor, labels: Tensor, *, count: int
+    clusters: Tensor, mean_distances: Tensor, picks: Tensor, labels: Tensor, *, count: int
 ) -> Tensor:
     """Give the label of each pick to the densest images of its cluster.
 
     Parameters
     ----------
     clusters : Tensor (N,), int64
-    spread : Tensor (N,)
-        Mean squared distance to the nearest neighbours; the smallest come first.
+    mean_distances : Tensor (N,)
+        Mean kNN distances; the smallest come first.
     picks : Tensor (B,), int64
     labels : Tensor (B,), int64
         Of the picks.
@@ -122,18 +118,18 @@ def pseudo_labels(
     # The last pick of a cluster first, so that the best one, which came first, has the last word.
     for cluster, label in zip(clusters[picks].flip(0), labels.flip(0), strict=True):
         label_of_cluster[cluster] = label
-    near = _places(clusters, -spread) < count
+    near = _ranks(clusters, -mean_distances) < count
     given = torch.where(near, label_of_cluster[clusters], -1)
     given[picks] = labels
     return given
 
 
-def _places(clusters: Tensor, score: Tensor) -> Tensor:
-    """Place of every image within its cluster by falling score, 0 for the best, (N,), int64."""
+def _ranks(clusters: Tensor, score: Tensor) -> Tensor:
+    """Rank of every image within its cluster by falling score, 0 for the best, (N,), int64."""
     best_first = torch.argsort(score, descending=True, stable=True)
     grouped = best_first[torch.argsort(clusters[best_first], stable=True)]
     sizes = torch.bincount(clusters)
     starts = torch.cumsum(sizes, 0) - sizes
-    place = torch.empty_like(clusters)
-    place[grouped] = torch.arange(len(clusters)) - starts[clusters[grouped]]
-    return place
+    rank = torch.empty_like(clusters)
+    rank[grouped] = torch.arange(len(clusters)) - starts[clusters[grouped]]
+    return rank

@@ -1,161 +1,42 @@
-"""The steps of an evaluation: which images are labelled, and what training on them was worth."""
+"""What labelled images are worth: one training for each seed, tested, compared and reported.
+
+Fine-tuning and FixMatch differ by their :class:`Method`; the loop over trials is one.
+"""
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
-from usl.config import SLICE, STAGE_FOLDERS, CfgNode, find_input
-from usl.data.datasets import AnyDataset, ImageDataset
-from usl.data.labelled import Labelled, draw_labelled, read_labelled
-from usl.data.strong import ScanChain
-from usl.data.transforms import NORMALIZATION, check_transform
-from usl.data.views import Chain
-from usl.distributed import is_first
-from usl.errors import InputError
-from usl.models.classifier import Classifier
-from usl.models.encoders import NETWORKS, load_backbone
-from usl.models.resnet_cifar import CifarResNet, small_resnet
-from usl.models.wideresnet import WideResNet
+from usl import distributed
+from usl.augment.views import Views
+from usl.cli import Call, choose_device
+from usl.config.parse import CfgNode
+from usl.config.paths import SLICE
+from usl.data.datasets import ImageDataset
+from usl.distributed import is_main
+from usl.lists.read import Labelled
+from usl.lists.write import selector_of
 from usl.report.page import Table
 from usl.report.training import write_training_report
-from usl.run import Run, log
-from usl.steps.inputs import moco_chain, open_images, pretrained_path
-from usl.steps.selection import check_seeds, selector_of
-from usl.steps.training import check_resume, check_sgd, plan_of, training_folder, training_settings
-from usl.training.loop import Plan, Trained
-from usl.training.supervised import Tester
-
-SELECTION = "selective_labeling"
-# The script that leaves its picks in a folder of this name, after that of the data set.
-MAKERS = {"usl": "usl-cifar.py", "usl-t": "usl-t-cifar.py", "random": "random-cifar.py"}
+from usl.run import Run
+from usl.stages.inputs import begin, open_in_memory, preprocess_of, views_of
+from usl.stages.labels import say_remarks
+from usl.stages.training import training_folder, training_settings
+from usl.training.loop import Plan, Step, Trained, fit
+from usl.training.supervised import AccuracyEvaluator
 
 
-def train_and_test(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
-    """The training and test images of the DATASET settings.
-
-    Raises
-    ------
-    InputError
-        They do not stay in memory, which the views of 32×32 images need.
-    """
-    opened = []
-    for split in ("train", "test"):
-        images = open_images(cfg, split)
-        if not isinstance(images, ImageDataset):
-            raise InputError(
-                f"DATASET.NAME is {cfg.DATASET.NAME!r}, whose images are files; choose cifar10, "
-                "cifar100, fashion-mnist or digits"
-            )
-        opened.append(images)
-    return opened[0], opened[1]
-
-
-def read_labels(name: str, key: str, images: AnyDataset, *, seed: int, budget: int) -> Labelled:
-    """The labelled images that a setting names.
-
-    Parameters
-    ----------
-    name : str
-        A file for :func:`usl.data.labelled.read_labelled`, or ``slice<number>`` for a draw of
-        ``budget`` images. ``{seed}`` stands for the seed.
-    key : str
-        The setting, for errors.
-    images : ImageDataset or FolderDataset
-        The training images.
-    seed, budget : int
-
-    Raises
-    ------
-    InputError
-        No file; the error says which script makes it and which published list could do. Or see
-        :func:`usl.data.labelled.read_labelled`.
-    """
-    if not name:
-        raise InputError(
-            f"{key} is empty; give a .npy or .csv of labelled images, released/NAME.csv or slice1"
-        )
-    name = name.replace("{seed}", str(seed))
-    if SLICE.fullmatch(name):
-        return draw_labelled(images, budget, seed=int(name.removeprefix("slice")))
-    what = f"list of labelled images ({key})"
-    path = find_input(name, what, advice=_other_lists(Path(name)))
-    labelled = replace(read_labelled(path, images), name=_shown(path))
-    return compare_counts(labelled, path, len(images.classes))
-
-
-def _other_lists(missing: Path) -> str:
-    """How to make a list that is not there, and which published one is like it."""
-    root = next((f.parent for f in missing.parents if f.name in STAGE_FOLDERS), None)
-    if root is None:
-        return ""
-    released = root / SELECTION / "released"
-    names = sorted(path.stem for path in released.glob("*.csv"))
-    if missing.parent == released:
-        return f"or choose one of those there: {', '.join(names)}"
-    run, advice = missing.parent.name, []
-    script = MAKERS.get(run.partition("_")[2])
-    if script and missing.parent.parent.parent.name == SELECTION:
-        command = f"{SELECTION}/{script} --cfg configs/{run}.yaml"
-        advice.append(f"or run {command}, which makes it")
-    seed = missing.stem.rpartition("_")[2]
-    for name in (f"{run}_seed{seed}", run):
-        if name in names:
-            advice.append(f"or use the published list, released/{name}.csv")
-            break
-    return ", ".join(advice)
-
-
-def _shown(path: Path) -> str:
-    """A path, from the repository's root where it lies in a stage's folder."""
-    root = next((f.parent for f in path.parents if f.name in STAGE_FOLDERS), None)
-    return path.relative_to(root).as_posix() if root else str(path)
-
-
-def _selector_of(name: str, dataset: str) -> str:
-    return "stratified" if SLICE.fullmatch(name) else selector_of(name, dataset)
-
-
-def compare_counts(labelled: Labelled, path: Path, classes: int) -> Labelled:
-    """Remark where a published list has other class counts than were published with it.
-
-    Its indices then belong to other images, or to the same in another order.
-    """
-    published = path.with_name("class_counts.json")
-    if not published.exists():
-        return labelled
-    expected = json.loads(published.read_text(encoding="utf-8")).get(path.stem)
-    if expected in (None, labelled.counts(classes)):
-        return labelled
-    remark = "its class counts are not those published with it: other images, or another order"
-    return replace(labelled, remarks=(*labelled.remarks, remark))
-
-
-def say_remarks(labelled: Labelled) -> None:
-    """Log what a person should know about a list."""
-    for remark in labelled.remarks:
-        if is_first():
-            log.warning("%s: %s", labelled.name, remark)
-
-
-def training_chain(transform: str, augment: CfgNode) -> Chain:
-    """How training images are augmented.
-
-    SCAN's strong view for the normalisations FixMatch-* and SCAN-*, as in the original, else the
-    MoCo v2 chain.
-    """
-    check_transform(transform)
-    if transform.startswith(("FixMatch-", "SCAN-")):
-        return ScanChain(flip=augment.FLIP, fill=NORMALIZATION[transform][0])
-    return moco_chain(augment, 32)
+def open_splits(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
+    """The training and test images of the DATASET settings, which must stay in memory."""
+    return open_in_memory(cfg, "train"), open_in_memory(cfg, "test")
 
 
 @dataclass(frozen=True)
@@ -176,87 +57,34 @@ class Trial:
     plan: Plan
     images: int
 
-    def folder(self, run: Run) -> Path | None:
-        """RUN_DIR/seed<seed>, for the checkpoint and the metrics; None with SKIP_SAVE."""
-        parent = training_folder(run.cfg)
-        if parent is None:
-            return None
-        folder = parent / f"seed{self.seed}"
-        if run.folder is not None:
-            folder.mkdir(exist_ok=True)
-        return folder
 
-    def settings(self, cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
-        """What must be the same for an interrupted training to go on."""
-        settings = training_settings(cfg, images)
-        section = settings["FIXMATCH"] if "FIXMATCH" in settings else settings["FINETUNE"]
-        for key in ("LABELED_INDICES_PATH", "NUM_LABELED", "SEEDS"):
-            section.pop(key)
-        return settings | {"labelled": self.labelled.fingerprint()}
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How to train on labelled images.
 
+    Attributes
+    ----------
+    network : callable
+        Builds the network of a trial, new or pretrained; called right after ``torch.manual_seed``.
+    step : callable
+        Given the views of the training images and the trial, returns what makes its step; see
+        :func:`usl.training.loop.fit`.
+    optimizer : callable
+        Given the network.
+    test_batch : int
+        Images that are tested at once.
+    last : int
+        How many of the last tests are averaged too; 0: none.
+    export : callable, optional
+        Given the trial's folder, returns what writes its checkpoints in another layout.
+    """
 
-def finetune_trials(cfg: CfgNode, images: ImageDataset) -> list[Trial]:
-    """The trainings that the FINETUNE settings describe, one for each seed; all are checked."""
-    check_seeds(cfg.FINETUNE.SEEDS, "FINETUNE.SEEDS")
-    check_sgd(cfg.OPTIMIZER)
-    if cfg.FINETUNE.REPEAT_DATA < 1:
-        raise InputError(f"FINETUNE.REPEAT_DATA is {cfg.FINETUNE.REPEAT_DATA}; choose at least 1")
-    trials = []
-    for seed in cfg.FINETUNE.SEEDS:
-        labelled = read_labels(
-            cfg.FINETUNE.LABELED_INDICES_PATH,
-            "FINETUNE.LABELED_INDICES_PATH",
-            images,
-            seed=seed,
-            budget=cfg.FINETUNE.NUM_LABELED,
-        )
-        # Fewer views than a batch would make an epoch without a step.
-        enough = -(-cfg.DATALOADER.BATCH_SIZE // len(labelled))
-        repeats = max(cfg.FINETUNE.REPEAT_DATA, enough)
-        plan = replace(plan_of(cfg, repeats * len(labelled)), seed=seed)
-        trials.append(Trial(seed, labelled, plan, repeats * len(labelled)))
-    return trials
-
-
-def fixmatch_trials(cfg: CfgNode, images: ImageDataset) -> list[Trial]:
-    """The trainings that the FIXMATCH settings describe, one for each seed; all are checked."""
-    fixmatch = cfg.FIXMATCH
-    check_seeds(fixmatch.SEEDS, "FIXMATCH.SEEDS")
-    check_sgd(cfg.OPTIMIZER)
-    check_resume(cfg.RESUME)
-    if fixmatch.EVAL_STEPS < 1 or cfg.STEPS < 1:
-        raise InputError(
-            f"STEPS is {cfg.STEPS} and FIXMATCH.EVAL_STEPS {fixmatch.EVAL_STEPS}; choose at least 1"
-        )
-    if fixmatch.EARLY_STOP < 0:
-        raise InputError(
-            f"FIXMATCH.EARLY_STOP is {fixmatch.EARLY_STOP}; choose 0, for none, or more"
-        )
-    batch = cfg.DATALOADER.BATCH_SIZE * fixmatch.MU
-    trials = []
-    for seed in fixmatch.SEEDS:
-        labelled = read_labels(
-            fixmatch.LABELED_INDICES_PATH,
-            "FIXMATCH.LABELED_INDICES_PATH",
-            images,
-            seed=seed,
-            budget=fixmatch.NUM_LABELED,
-        )
-        plan = Plan(
-            epochs=0,
-            steps=cfg.STEPS,
-            stop=fixmatch.EARLY_STOP,
-            batch_size=batch,
-            lr=cfg.OPTIMIZER.LR,
-            schedule=cfg.SCHEDULE,
-            precision=cfg.PRECISION,
-            ema=cfg.EMA_DECAY,
-            save_every=cfg.CHECKPOINT_STEPS,
-            seed=seed,
-        )
-        # An epoch is what lies between two tests.
-        trials.append(Trial(seed, labelled, plan, fixmatch.EVAL_STEPS * batch))
-    return trials
+    network: Callable[[], nn.Module]
+    step: Callable[[Views, Trial], Callable[[nn.Module], Step]]
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    test_batch: int
+    last: int = 0
+    export: Callable[[Path], Callable[[dict[str, Any], dict[str, float]], None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -268,7 +96,8 @@ class Outcome:
     seed : int
     labelled : Labelled
     metrics : DataFrame
-        One row an epoch; the last has the ``accuracy``, in percent.
+        One row an epoch; the last has the ``accuracy``, in percent, and, where the evaluated
+        network is an average, ``accuracy/raw`` of the trained one.
     by_class : ndarray (classes,)
         Accuracy in percent; NaN for a class without test images.
     seconds : float
@@ -290,9 +119,98 @@ class Outcome:
         return float(self.metrics["accuracy"].iloc[-1])
 
     @property
+    def raw(self) -> float | None:
+        """Of the trained network at the end, in percent, where the evaluated one is an average."""
+        raw = self.metrics.get("accuracy/raw")
+        return None if raw is None else float(raw.iloc[-1])
+
+    @property
     def recent(self) -> float:
         """Mean of the ``last`` tests, or of all if there were fewer, in percent."""
         return float(self.metrics["accuracy"].dropna().tail(self.last).mean())
+
+
+def evaluate(
+    cfg: CfgNode,
+    call: Call,
+    method: Method,
+    trials: Sequence[Trial],
+    splits: tuple[ImageDataset, ImageDataset],
+    *,
+    title: str,
+    facts: dict[str, Any],
+    inputs: dict[str, Any] | None = None,
+) -> None:
+    """Train and test every trial; write the results, the checkpoints and the report.
+
+    Parameters
+    ----------
+    cfg, call
+    method : Method
+    trials : sequence of Trial
+    splits : (train, test)
+    title : str
+        Of the report.
+    facts : dict
+        For the report.
+    inputs : dict, optional
+        For the record: what the training starts from.
+    """
+    train, test = splits
+    with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        for trial in trials:
+            trial.plan.check(trial.images)
+        preprocess, views = preprocess_of(cfg, train), views_of(cfg, train, device=device)
+        assert isinstance(views, Views)
+        run = begin(cfg, call)
+        lists = {trial.seed: trial.labelled.fingerprint() for trial in trials}
+        run.note(dataset=train.name, images=train.fingerprint(), labelled=lists, **(inputs or {}))
+        outcomes = []
+        for trial in trials:
+            say_remarks(trial.labelled)
+            torch.manual_seed(trial.seed)
+            network = method.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            evaluator = AccuracyEvaluator(
+                test, preprocess, batch_size=method.test_batch, device=device
+            )
+            folder = _folder_of(trial, cfg, run)
+            with run.timed(f"training and tests, seed {trial.seed}"):
+                trained = fit(
+                    network,
+                    method.step(views, trial),
+                    method.optimizer(network),
+                    trial.plan,
+                    images=trial.images,
+                    device=device,
+                    folder=folder,
+                    settings=_settings_of(trial, cfg, train),
+                    resume=cfg.RESUME == "auto",
+                    evaluate=evaluator,
+                    export=method.export(folder) if method.export and folder else None,
+                )
+            outcomes.append(outcome_of(trial, trained, evaluator, last=method.last))
+            save_outcomes(run, train.name, outcomes)
+        finish(run, outcomes, classes=train.classes, title=title, facts=facts)
+
+
+def _folder_of(trial: Trial, cfg: CfgNode, run: Run) -> Path | None:
+    """RUN_DIR/seed<seed>, for the checkpoint and the metrics; None with SKIP_SAVE."""
+    parent = training_folder(cfg)
+    if parent is None:
+        return None
+    folder = parent / f"seed{trial.seed}"
+    if run.folder is not None:
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _settings_of(trial: Trial, cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
+    """What must be the same for an interrupted training to go on."""
+    settings = training_settings(cfg, images)
+    section = settings["FIXMATCH"] if "FIXMATCH" in settings else settings["FINETUNE"]
+    for key in ("LABELED_INDICES_PATH", "NUM_LABELED", "SEEDS"):
+        section.pop(key)
+    return settings | {"labelled": trial.labelled.fingerprint()}
 
 
 def training_seconds(metrics: pd.DataFrame, batch_size: int) -> float:
@@ -301,44 +219,20 @@ def training_seconds(metrics: pd.DataFrame, batch_size: int) -> float:
     return float((steps * batch_size / metrics["images_per_second"]).sum())
 
 
-def outcome_of(trial: Trial, trained: Trained, tester: Tester, *, last: int = 0) -> Outcome:
+def outcome_of(
+    trial: Trial, trained: Trained, evaluator: AccuracyEvaluator, *, last: int = 0
+) -> Outcome:
     """What a training has come to; with ``last``, also the mean of so many last tests."""
-    by_class = tester.by_class(trained.network)
+    by_class = evaluator.by_class(trained.network)
     seconds = training_seconds(trained.metrics, trial.plan.batch_size)
     return Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds, last)
 
 
-def fixmatch_network(model: CfgNode, classes: int) -> Callable[[], nn.Module]:
-    """What builds the network of the MODEL settings anew for each seed; checkpoints are read once.
-
-    Raises
-    ------
-    InputError
-        An unknown architecture, sizes that make no network, or a checkpoint that does not fit.
-    """
-    if model.ARCH == "WideResNet":
-        if model.PRETRAIN_PATH:
-            raise InputError(
-                "MODEL.PRETRAIN_PATH is set, and no WideResNet is pretrained; choose ResNet18 or "
-                "SmallResNet"
-            )
-        WideResNet(model.DEPTH, model.WIDTH, classes)
-        return lambda: WideResNet(model.DEPTH, model.WIDTH, classes)
-    if model.ARCH not in NETWORKS:
-        known = ", ".join(("WideResNet", *NETWORKS))
-        raise InputError(f"unknown MODEL.ARCH {model.ARCH!r}; choose one of {known}")
-    if model.PRETRAIN_PATH:
-        trust = model.TRUST_CHECKPOINT
-        pretrained = load_backbone(pretrained_path(model), model.ARCH, trust=trust)
-        return lambda: Classifier(copy.deepcopy(pretrained), classes)
-    sizes = small_resnet(model.WIDTH, model.DEPTH) if model.ARCH == "SmallResNet" else {}
-    return lambda: Classifier(CifarResNet(**sizes), classes)
-
-
 def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
     """Write ``results.csv``, one row a training, and say what the last one was worth."""
-    rows = [
-        {
+    rows = []
+    for one in outcomes:
+        row = {
             "dataset": dataset,
             "selector": _selector_of(one.labelled.name, dataset),
             "budget": len(one.labelled),
@@ -347,18 +241,25 @@ def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
             "accuracy": round(one.accuracy, 4),
             "time": round(one.seconds, 2),
         }
-        | ({f"last{one.last}": round(one.recent, 4)} if one.last else {})
-        for one in outcomes
-    ]
+        if one.last:
+            row[f"last{one.last}"] = round(one.recent, 4)
+        if one.raw is not None:
+            row["accuracy_raw"] = round(one.raw, 4)
+        rows.append(row)
     run.save_text("results.csv", pd.DataFrame(rows).to_csv(index=False))
-    if is_first():
+    if is_main():
         one = outcomes[-1]
         recent = f" (mean of the last tests {one.recent:.2f})" if one.last else ""
+        raw = "" if one.raw is None else f", {one.raw:.2f} without averaging its weights"
         print(
             f"seed {one.seed}, {len(one.labelled)} labels of {one.labelled.name}: "
-            f"accuracy {one.accuracy:.2f}{recent} in {one.seconds:.1f} s",
+            f"accuracy {one.accuracy:.2f}{recent}{raw} in {one.seconds:.1f} s",
             flush=True,
         )
+
+
+def _selector_of(name: str, dataset: str) -> str:
+    return "stratified" if SLICE.fullmatch(name) else selector_of(name, dataset)
 
 
 def mean_spread(values: Sequence[float]) -> str:
@@ -367,7 +268,7 @@ def mean_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
 
 
-def finish_evaluation(
+def finish(
     run: Run,
     outcomes: Sequence[Outcome],
     *,
@@ -387,7 +288,7 @@ def finish_evaluation(
         curves = [one.metrics.drop(columns=other).set_index(axis) for one in outcomes]
         if len(outcomes) > 1:
             curves = [
-                curve.add_suffix(f"/seed {one.seed}")
+                curve.set_axis([_part(str(name), f"seed {one.seed}") for name in curve], axis=1)
                 for curve, one in zip(curves, outcomes, strict=True)
             ]
         path = run.folder / "report.html"
@@ -402,7 +303,7 @@ def finish_evaluation(
         )
         print(f"report: {path}", flush=True)
     run.finish()
-    if is_first():
+    if is_main():
         width = max(map(len, classes))
         for name, accuracy in zip(classes, each, strict=True):
             print(f"{name:{width}}  {accuracy}")
@@ -410,7 +311,16 @@ def finish_evaluation(
         if last := outcomes[0].last:
             recent = mean_spread([one.recent for one in outcomes])
             print(f"mean of at most {last} last tests: {recent}{seeds}")
+        raw = [one.raw for one in outcomes if one.raw is not None]
+        if raw:
+            print(f"accuracy of the raw network: {mean_spread(raw)}{seeds}")
         print(f"accuracy: {total}{seeds}", flush=True)
+
+
+def _part(name: str, part: str) -> str:
+    """A column whose curve shares a picture with the others of its name."""
+    title, _, rest = name.partition("/")
+    return f"{title}/{rest + ', ' if rest else ''}{part}"
 
 
 def _table(outcomes: Sequence[Outcome], classes: Sequence[str], each: Sequence[str]) -> Table:
@@ -418,12 +328,15 @@ def _table(outcomes: Sequence[Outcome], classes: Sequence[str], each: Sequence[s
     alike = {"all": [one.accuracy for one in outcomes]}
     if last := outcomes[0].last:
         alike[f"all, mean of at most {last} last tests"] = [one.recent for one in outcomes]
+    raw = [one.raw for one in outcomes if one.raw is not None]
+    if raw:
+        alike["all, without averaging the weights"] = raw
     rows = [[name, *(f"{v:.2f}" for v in values)] for name, values in alike.items()]
     for c, name in enumerate(classes):
         rows.append([name, *(f"{one.by_class[c]:.2f}" for one in outcomes)])
-    head = ["accuracy in %", *(f"seed {one.seed}" for one in outcomes)]
+    head = ["", *(f"seed {one.seed}" for one in outcomes)]
     if len(outcomes) > 1:
         head.append("mean ± spread")
         for row, text in zip(rows, [*map(mean_spread, alike.values()), *each], strict=True):
             row.append(text)
-    return Table(head, rows)
+    return Table("Accuracy on the test images, in percent", head, rows)

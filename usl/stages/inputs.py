@@ -1,105 +1,155 @@
-"""What stages start from: images, views, encoders, features and neighbours in files."""
+"""What stages start from: a run, images, encoders, views and neighbours in files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from usl.artifacts import fingerprint, load_array
-from usl.config import CfgNode, find_input
-from usl.data.augment import MocoChain
-from usl.data.datasets import AnyDataset, open_dataset
+from usl.augment.folder_views import FolderViews
+from usl.augment.views import ImageViews, Views
+from usl.cli import Call, choose_device
+from usl.config.parse import CfgNode, as_dict, dump
+from usl.config.paths import find_input
+from usl.data.datasets import AnyDataset, ImageDataset, open_dataset
 from usl.data.folder import FolderDataset
-from usl.data.folder_views import FolderViews
-from usl.data.transforms import check_transform
-from usl.data.views import ImageViews, Views
+from usl.distributed import is_main
+from usl.encoders.checkpoints import load_backbone
+from usl.encoders.preprocess import Preprocess, preprocess_named
+from usl.encoders.registry import Encoder, Request, build_encoder
 from usl.errors import InputError
-from usl.models.encoders import ARCHITECTURES, load_backbone, load_encoder, pixels_encoder
 from usl.models.resnet_cifar import CifarResNet
-from usl.selection.points import as_features
+from usl.run import Recompute, Run, log, start
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """An encoder and what it was made from, for the record.
+def run_defaults() -> CfgNode:
+    """Settings of every stage."""
+    c = CfgNode()
+    # A YAML whose values this one starts from; relative to the file that names it.
+    c.BASE = ""
+    # Results go to RUN_DIR, or where that is empty to SAVE_DIR/RUN_NAME.
+    c.RUN_NAME = ""
+    c.SAVE_DIR = "saved"
+    c.RUN_DIR = ""
+    # False: stop if the run's folder is there already.
+    c.SAVE_DIR_EXIST_OK = True
+    # Write nothing, only print.
+    c.SKIP_SAVE = False
+    # Append the options of the command line to RUN_NAME.
+    c.OPTS_IN_RUN_NAME = False
+    # auto takes CUDA if there is one; or cpu, cuda, cuda:1, …
+    c.DEVICE = "auto"
+    return c
 
-    Attributes
-    ----------
-    network : nn.Module
-        In eval mode.
-    made_from : dict
-        Architecture and fingerprints.
-    transform : str
-        Normalisation of its images.
-    """
 
-    network: nn.Module
-    made_from: dict[str, str]
-    transform: str
+def add_recompute(c: CfgNode) -> CfgNode:
+    """Settings of stages that keep arrays."""
+    # Compute everything anew, though a finished run left it here. An unfinished run goes on.
+    c.RECOMPUTE_ALL = True
+    # The same for what depends on the budget: clusters and picks.
+    c.RECOMPUTE_NUM_DEP = True
+    return c
 
 
-def build_encoder(model: CfgNode, transform: str, train: AnyDataset) -> Encoder:
-    """The encoder that the MODEL settings name.
+def add_images(c: CfgNode) -> CfgNode:
+    """Settings of stages that read images."""
+    c.DATASET = CfgNode()
+    # cifar10, cifar100, fashion-mnist or digits.
+    c.DATASET.NAME = ""
+    c.DATASET.ROOT_DIR = "../data"
+    # Mean and standard deviation for networks, by name: usl/encoders/preprocess.py.
+    c.DATASET.TRANSFORM_NAME = ""
+    c.DATALOADER = CfgNode()
+    c.DATALOADER.BATCH_SIZE = 128
+    # Threads that decode image files; data sets that stay in memory need none.
+    c.DATALOADER.WORKERS = 2
+    c.MODEL = CfgNode()
+    c.MODEL.ARCH = "ResNet18"
+    return c
+
+
+def add_image_files(c: CfgNode) -> CfgNode:
+    """Settings of stages that read image files too."""
+    # Also imagenet, imagenet100 or folder: files below ROOT_DIR/train and ROOT_DIR/val. Side of
+    # what networks see, in pixels, after a resize to 256 / 224 of it.
+    c.DATASET.IMAGE_SIZE = 224
+    return c
+
+
+def add_encoder(c: CfgNode) -> CfgNode:
+    """Settings of stages that start from a pretrained network."""
+    # ARCH: ResNet18 or SmallResNet, with a CLD, SCAN-pretext or USL-T checkpoint, or pixels, which
+    # needs none.
+    c.MODEL.PRETRAIN_PATH = ""
+    # Width of the network before its head; checked against the network.
+    c.MODEL.BACKBONE_DIM = 512
+    # head: what the encoder's head makes, as in the paper; backbone: what the head sees, scaled to
+    # length 1, which is often better.
+    c.MODEL.FEATURES = "head"
+    # Of a checkpoint that has both: model, the trained weights; ema, their average.
+    c.MODEL.WEIGHTS = "model"
+    # Load a checkpoint that holds more than tensors. It can then run any code: only your own files.
+    c.MODEL.TRUST_CHECKPOINT = False
+    return c
+
+
+def encoder_defaults() -> CfgNode:
+    """Settings of stages that embed images, to which they add their own."""
+    return add_encoder(add_images(add_recompute(run_defaults())))
+
+
+def begin(cfg: CfgNode, call: Call, *, save: bool = True) -> Run:
+    """Begin the run that the settings describe; without ``save`` nothing is written.
 
     Raises
     ------
     InputError
-        Unknown architecture or transform; a checkpoint that is missing or does not fit.
+        The device is not there, or RUN_DIR cannot be used.
     """
-    if model.ARCH not in ARCHITECTURES:
-        raise InputError(
-            f"unknown MODEL.ARCH {model.ARCH!r}; choose one of {', '.join(ARCHITECTURES)}"
-        )
-    if model.ARCH == "pixels":
-        made_from = {"architecture": "pixels", "mean_of": train.fingerprint()}
-        return Encoder(pixels_encoder(train), made_from, transform)
-    check_transform(transform)
-    path = pretrained_path(model)
-    network = load_encoder(
-        path,
-        model.ARCH,
-        output=model.FEATURES,
-        backbone_dim=model.BACKBONE_DIM,
-        trust=model.TRUST_CHECKPOINT,
+    return start(
+        Path(cfg.RUN_DIR) if save and not cfg.SKIP_SAVE else None,
+        title=call.script,
+        device=choose_device(cfg.DEVICE),
+        command=call.command,
+        settings=as_dict(cfg),
+        settings_text=dump(cfg),
+        exist_ok=cfg.SAVE_DIR_EXIST_OK,
+        recompute=Recompute(
+            everything=cfg.get("RECOMPUTE_ALL", True),
+            by_budget=cfg.get("RECOMPUTE_NUM_DEP", True),
+        ),
     )
-    made_from = {
-        "architecture": model.ARCH,
-        "output": model.FEATURES,
-        "checkpoint": path.name,
-        "sha256": fingerprint(path),
-    }
-    return Encoder(network, made_from, transform)
-
-
-def pretrained_path(model: CfgNode) -> Path:
-    """The checkpoint of MODEL.PRETRAIN_PATH, wherever it is looked for."""
-    if not model.PRETRAIN_PATH:
-        raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
-    return find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
-
-
-def load_backbone_of(model: CfgNode) -> tuple[CifarResNet, dict[str, str]]:
-    """The pretrained network of the MODEL settings, without its heads, and what it is."""
-    path = pretrained_path(model)
-    backbone = load_backbone(
-        path, model.ARCH, backbone_dim=model.BACKBONE_DIM, trust=model.TRUST_CHECKPOINT
-    )
-    return backbone, {"architecture": model.ARCH, "sha256": fingerprint(path)}
 
 
 def open_images(cfg: CfgNode, split: str) -> AnyDataset:
     """The images of a split of the DATASET settings."""
-    return open_dataset(
-        cfg.DATASET.NAME,
-        cfg.DATASET.ROOT_DIR,
-        split,
-        side=cfg.DATASET.get("IMAGE_SIZE", 224),
-        workers=cfg.DATALOADER.WORKERS,
+    images = open_dataset(
+        cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, split, workers=cfg.DATALOADER.WORKERS
     )
+    if isinstance(images, FolderDataset) and is_main():
+        for remark in images.remarks:
+            log.warning("%s", remark)
+    return images
+
+
+def open_in_memory(cfg: CfgNode, split: str, *, advice: str = "") -> ImageDataset:
+    """As :func:`open_images`, of a data set that stays in memory.
+
+    Raises
+    ------
+    InputError
+        Its images are files; ``advice`` says what else to do.
+    """
+    images = open_images(cfg, split)
+    if not isinstance(images, ImageDataset):
+        raise InputError(
+            f"DATASET.NAME is {cfg.DATASET.NAME!r}, whose images are files; choose cifar10, "
+            f"cifar100, fashion-mnist or digits{advice and f', {advice}'}"
+        )
+    return images
 
 
 def open_test_images(cfg: CfgNode, train: AnyDataset) -> AnyDataset | None:
@@ -109,30 +159,55 @@ def open_test_images(cfg: CfgNode, train: AnyDataset) -> AnyDataset | None:
     return open_images(cfg, "test")
 
 
+def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) -> Encoder:
+    """The encoder that the MODEL settings name, for these training images."""
+    model = cfg.MODEL
+    request = Request(
+        images=images,
+        transform=cfg.DATASET.TRANSFORM_NAME,
+        side=cfg.DATASET.get("IMAGE_SIZE", 224),
+        checkpoint=lambda: checkpoint_path(model),
+        output=model.FEATURES,
+        backbone_dim=model.BACKBONE_DIM,
+        weights=weights or model.WEIGHTS,
+        trust=model.TRUST_CHECKPOINT,
+    )
+    return build_encoder(model.ARCH, request)
+
+
+def checkpoint_path(model: CfgNode) -> Path:
+    """The checkpoint of MODEL.PRETRAIN_PATH, wherever it is looked for."""
+    if not model.PRETRAIN_PATH:
+        raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
+    return find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
+
+
+def backbone_of(model: CfgNode) -> tuple[CifarResNet, dict[str, str]]:
+    """The pretrained network of the MODEL settings, without its heads, and what it is."""
+    path = checkpoint_path(model)
+    backbone = load_backbone(
+        path,
+        model.ARCH,
+        backbone_dim=model.get("BACKBONE_DIM"),
+        weights=model.WEIGHTS,
+        trust=model.TRUST_CHECKPOINT,
+    )
+    return backbone, {"architecture": model.ARCH, "sha256": fingerprint(path)}
+
+
+def preprocess_of(cfg: CfgNode, images: AnyDataset) -> Preprocess:
+    """The preprocessing of networks in training."""
+    side = cfg.DATASET.get("IMAGE_SIZE", 224)
+    return preprocess_named(cfg.DATASET.TRANSFORM_NAME, images, side=side)
+
+
 def views_of(cfg: CfgNode, images: AnyDataset, *, device: torch.device) -> ImageViews:
     """Views of images in memory, or of those in files."""
-    transform, seed = cfg.DATASET.TRANSFORM_NAME, cfg.SEED
+    preprocess = preprocess_of(cfg, images)
     if isinstance(images, FolderDataset):
         cache = int(cfg.DATALOADER.CACHE_GB * 2**30)
-        return FolderViews(images, transform, seed=seed, device=device, cache_bytes=cache)
-    return Views(images, transform, seed=seed, device=device, backend=cfg.AUGMENT.BACKEND)
-
-
-def read_features(path: str, *, normalize: bool) -> torch.Tensor:
-    """Features of a ``.npy`` file, (N, D), checked; rows divided by their length if asked."""
-    if not path:
-        raise InputError("FEATURES.PATH is empty; give a .npy file of shape (images, dimensions)")
-    found = find_input(path, "file of features (FEATURES.PATH)")
-    array = load_array(found, kind="fiu", advice="give a .npy of shape (images, dimensions)")
-    features = as_features(array, f"features in {found}")
-    if not normalize:
-        return features
-    lengths = features.double().norm(dim=1, keepdim=True)
-    if not lengths.all():
-        row = int((lengths == 0).nonzero()[0, 0])
-        raise InputError(f"row {row} of {found} is all zeros and cannot be normalised; remove it")
-    unit: torch.Tensor = (features / lengths).to(features.dtype)
-    return unit
+        return FolderViews(images, preprocess, device=device, cache_bytes=cache)
+    return Views(images, preprocess, device=device)
 
 
 def read_neighbors(path: str, key: str, *, images: int, count: int) -> torch.Tensor:
@@ -152,11 +227,11 @@ def read_neighbors(path: str, key: str, *, images: int, count: int) -> torch.Ten
     if array.shape[1] < 2:
         raise InputError(f"{found} has no neighbours beside the image itself; {advice}")
     # Exact duplicates may come before the image itself, in a few rows.
-    own = float((array[:, 0] == np.arange(images)).mean())
-    if own < 0.5:
+    itself = float((array[:, 0] == np.arange(images)).mean())
+    if itself < 0.5:
         raise InputError(
-            f"column 0 of {found} is the image itself in {100 * own:.0f} % of rows, so its images "
-            f"are in another order; {advice}"
+            f"column 0 of {found} is the image itself in {100 * itself:.0f} % of rows, so its "
+            f"images are in another order; {advice}"
         )
     if not 1 <= count < array.shape[1]:
         setting = f"{key.rpartition('.')[0]}.NUM_NEIGHBORS"
@@ -167,13 +242,12 @@ def read_neighbors(path: str, key: str, *, images: int, count: int) -> torch.Ten
     return torch.from_numpy(array[:, : 1 + count].astype(np.int64))
 
 
-def moco_chain(augment: CfgNode, side: int) -> MocoChain:
-    """The MoCo v2 chain that the AUGMENT settings describe, for images of this side."""
-    return MocoChain(
-        size=side,
-        scale=(augment.CROP, 1.0),
-        flip=augment.FLIP,
-        jitter=augment.JITTER,
-        grey=augment.GREY,
-        blur=augment.BLUR,
-    )
+def check_seeds(seeds: Sequence[int], name: str) -> None:
+    """Raise InputError unless there are seeds and generators take each of them."""
+    if not seeds:
+        raise InputError(f"{name} is empty; give at least one seed")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{name} has a seed twice: {seeds}; give each once")
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"{name} has {seed}; give numbers from 0 to {2**32 - 1}")

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from usl.artifacts import fingerprint
-from usl.config import CfgNode, find_input
+from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
-from usl.data.labelled import read_labelled
+from usl.encoders.registry import Encoder
 from usl.errors import InputError
-from usl.features import extract
+from usl.geometry.kmeans import Clusters, kmeans
+from usl.geometry.neighbors.exact import Neighbors, backend_of, find_neighbors
+from usl.geometry.points import Points, as_features, oddities
+from usl.inference import Features, extract
+from usl.lists.exports import EXPORTS, Picked, check_exports
 from usl.report.page import Table
-from usl.report.selection import SeedResult, feature_map, write_selection_report
-from usl.run import Expected, Run
-from usl.selection.kmeans import Clusters, kmeans
-from usl.selection.neighbors import Neighbors, check_backend, find_neighbors
-from usl.selection.points import Points
-from usl.selection.usl import Picks, Regularizer, check_budget, pick
-from usl.steps.inputs import Encoder
+from usl.report.selection import Result, feature_map, write_selection_report
+from usl.run import Expected, Run, log
+from usl.selectors.usl import Picks, Regularizer, pick
 
 FEATURES = "memory_feats_list.npy"
 # Budgets whose published picks come from more clusters than picks.
-SPARE_CLUSTERS = {2500: 2501}
+SPARE_CLUSTERS = {
+    ("cifar10", 2500): 2501,
+    ("cifar100", 2500): 2501,
+    ("imagenet", 12820): 12900,
+}
+
+
+def add_export(c: CfgNode) -> CfgNode:
+    """Settings of stages that choose images."""
+    # Also write the picks as other tools read them, below RUN_DIR/exports: eman, usb, torchssl.
+    c.EXPORT = []
+    return c
 
 
 def image_features(
@@ -41,18 +50,18 @@ def image_features(
     batch_size: int,
     name: str = FEATURES,
     width: int | None = None,
-) -> np.ndarray:
-    """Features of every image, (N, D), from the encoder or from RUN_DIR; ``width`` is D if known.
+) -> Features:
+    """Features of every image, from the encoder or from RUN_DIR; ``width`` is D if known.
 
     Raises
     ------
     InputError
-        Features of another width, or what :func:`usl.features.extract` raises.
+        Features of another width, or what :func:`usl.inference.extract` raises.
     """
     source = {
         "images": images.fingerprint(),
-        "encoder": encoder.made_from,
-        "transform": encoder.transform,
+        "encoder": encoder.source,
+        "preprocess": asdict(encoder.preprocess),
         "batch_size": batch_size,
     }
     shards = None if run.folder is None else run.folder / f"{Path(name).stem}.partial"
@@ -62,7 +71,7 @@ def image_features(
             extract(
                 encoder.network,
                 images,
-                transform=encoder.transform,
+                preprocess=encoder.preprocess,
                 batch_size=batch_size,
                 device=run.device,
                 shards=shards,
@@ -71,88 +80,77 @@ def image_features(
         ]
 
     with run.timed(f"features ({images.split})"):
-        features = run.cached([Expected(name, (len(images), width))], source, compute)[0]
-        assert features is not None
-    if width not in (None, features.shape[1]):
+        values = run.cached([Expected(name, (len(images), width))], source, compute)[0]
+        assert values is not None
+    if width not in (None, values.shape[1]):
         raise InputError(
-            f"the features have {features.shape[1]} columns, and the heads of the checkpoint see "
+            f"the features have {values.shape[1]} columns, and the heads of the checkpoint see "
             f"{width}; give one that usl-t_pretraining wrote"
         )
     if shards is not None:
         shutil.rmtree(shards, ignore_errors=True)
+    features = Features(values, run.fingerprint_of(name))
     if name == FEATURES:
-        run.note(dataset=images.name, size=len(images), **source, features=run.print_of(name))
+        log.info("encoder %s", encoder)
+        say_oddities(features)
+        run.note(dataset=images.name, size=len(images), **source, features=features.fingerprint)
     return features
 
 
-def note_features(run: Run, features: torch.Tensor) -> None:
-    """Record which features the run starts from, where they are not its own."""
-    run.note(size=len(features), features=fingerprint(features.numpy()))
-
-
-def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
-    """Raise InputError where the settings ask the impossible of ``images`` images."""
-    if not budgets:
-        raise InputError("COMPARE.BUDGETS is empty; give at least one budget")
-    for budget in budgets:
-        check_budget(budget, images)
-    check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
-    check_neighbors(cfg.USL.KNN_K, "USL.KNN_K", cfg.KNN.BACKEND, images)
-    if cfg.USL.K_MEANS_NITERS < 1:
-        raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
-    if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
-        raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
+def say_oddities(features: Features) -> None:
+    """Log rows of zeros, exact copies and constant columns, which nobody may have looked at."""
+    for remark in oddities(as_features(features.values)).remarks():
+        log.warning("features: %s", remark)
 
 
 def check_neighbors(k: int, name: str, backend: str, images: int) -> None:
     """Raise InputError unless so many images have k neighbours, and something finds them."""
     if not 1 <= k <= images:
         raise InputError(f"{name} is {k}; choose 1 to {images}, the number of images")
-    check_backend(backend)
+    backend_of(backend)
 
 
-def check_seeds(seeds: Sequence[int], name: str) -> None:
-    """Raise InputError unless there are seeds and generators take each of them."""
-    if not seeds:
-        raise InputError(f"{name} is empty; give at least one seed")
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"{name} has a seed twice: {seeds}; give each once")
-    for seed in seeds:
-        if not 0 <= seed < 2**32:
-            raise InputError(f"{name} has {seed}; give numbers from 0 to {2**32 - 1}")
-
-
-def neighbors(run: Run, points: Points, *, k: int, backend: str) -> Neighbors:
-    """The K nearest neighbours of every image, of the features noted in the run."""
+def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: str) -> Neighbors:
+    """The K nearest neighbours of every image."""
     n, suffix = len(points), "" if k == 20 else f"_{k}"
     expected = [
         Expected(f"d_knns{suffix}.npy", (n, k), low=0.0),
         Expected(f"ind_knns{suffix}.npy", (n, k), kind="iu", low=0, high=n - 1),
-        Expected(f"spread{suffix}.npy", (n,), low=0.0, optional=True),
+        Expected(f"mean_d_knns{suffix}.npy", (n,), low=0.0, optional=True),
     ]
-
-    source = {"features": run.facts["features"], "k": k}
+    source = {"features": features.fingerprint, "k": k}
 
     def compute() -> list[np.ndarray]:
         found = find_neighbors(points, k, backend=backend)
-        return [found.distances.numpy(), found.indices.numpy(), found.spread.numpy()]
+        return [found.distances.numpy(), found.indices.numpy(), found.mean_distances.numpy()]
 
     with run.timed("neighbours"):
-        distances, indices, spread = run.cached(expected, source, compute)
+        distances, indices, mean_distances = run.cached(expected, source, compute)
         assert distances is not None and indices is not None
-        if spread is None:
-            spread = distances.mean(axis=1, dtype=np.float64)
+        if mean_distances is None:
+            mean_distances = distances.mean(axis=1, dtype=np.float64)
     return Neighbors(
-        torch.from_numpy(distances), torch.from_numpy(indices), torch.from_numpy(spread).double()
+        torch.from_numpy(distances),
+        torch.from_numpy(indices),
+        torch.from_numpy(mean_distances).double(),
     )
 
 
-def clusters(run: Run, points: Points, *, budget: int, seed: int, iterations: int) -> Clusters:
-    """One cluster for every pick (with spares for a published budget of 2500)."""
+def clusters(
+    run: Run,
+    features: Features,
+    points: Points,
+    *,
+    budget: int,
+    seed: int,
+    iterations: int,
+    dataset: str = "",
+) -> Clusters:
+    """One cluster for every pick, with spares for two published budgets of ``dataset``."""
     n = len(points)
-    count = min(n, SPARE_CLUSTERS.get(budget, budget))
+    count = min(n, SPARE_CLUSTERS.get((dataset, budget), budget))
     source = {
-        "features": run.facts["features"],
+        "features": features.fingerprint,
         "clusters": count,
         "seed": seed,
         "iterations": iterations,
@@ -163,7 +161,7 @@ def clusters(run: Run, points: Points, *, budget: int, seed: int, iterations: in
     ]
 
     def compute() -> list[np.ndarray]:
-        found = kmeans(points, count, seed=seed, iterations=iterations, alive=budget)
+        found = kmeans(points, count, seed=seed, iterations=iterations, nonempty=budget)
         return [found.labels.numpy(), found.centroids.float().numpy()]
 
     with run.timed("k-means"):
@@ -174,6 +172,7 @@ def clusters(run: Run, points: Points, *, budget: int, seed: int, iterations: in
 
 def picks(
     run: Run,
+    features: Features,
     points: Points,
     density: Neighbors,
     grouped: Clusters,
@@ -181,18 +180,17 @@ def picks(
     budget: int,
     seed: int,
     regularizer: Regularizer,
-) -> Picks:
-    """One image from each cluster; always computed, since it takes seconds."""
+) -> tuple[Picks, dict[str, Any]]:
+    """One image from each cluster, and what it was computed from; it takes seconds."""
     with run.timed("picks"):
         chosen = pick(points, density.density, grouped.labels, budget, regularizer)
     source = {
-        "features": run.facts["features"],
-        "neighbours": fingerprint(density.spread.numpy()),
-        "clusters": run.print_of(f"cluster_labels_{budget}_{seed}.npy"),
+        "features": features.fingerprint,
+        "neighbours": fingerprint(density.mean_distances.numpy()),
+        "clusters": run.fingerprint_of(f"cluster_labels_{budget}_{seed}.npy"),
         "regularizer": vars(regularizer),
     }
-    save_picks(run, chosen.indices.numpy(), budget=budget, seed=seed, source=source)
-    return chosen
+    return chosen, source
 
 
 def save_picks(
@@ -202,88 +200,42 @@ def save_picks(
     run.save(f"selected_indices_{budget}_{seed}.npy", indices, source, by_budget=True)
 
 
-def listed_picks(
-    pattern: str, images: AnyDataset, budgets: Sequence[int], seeds: Sequence[int]
-) -> dict[tuple[int, int], dict[str, torch.Tensor]]:
-    """Picks that were made elsewhere, by budget and seed, then by the name of their selector.
-
-    Parameters
-    ----------
-    pattern : str
-        A list for :func:`usl.data.labelled.read_labelled`, in whose name {budget} and {seed} stand
-        for each; without any, there are none.
-    images : ImageDataset or FolderDataset
-    budgets, seeds : sequences of int
-
-    Raises
-    ------
-    InputError
-        No such list, or one of another length.
-    """
-    found: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
-    for budget, seed in product(budgets, seeds):
-        found[budget, seed] = {}
-        if pattern:
-            path = pattern.replace("{budget}", str(budget)).replace("{seed}", str(seed))
-            listed = read_labelled(find_input(path, "list of picks (COMPARE.LIST)"), images)
-            if len(listed) != budget:
-                raise InputError(f"{path} has {len(listed)} picks, and the budget is {budget}")
-            found[budget, seed][f"listed {selector_of(pattern, images.name)}"] = listed.indices
-    return found
-
-
-def selector_of(path: str, dataset: str) -> str:
-    """Which selector a list comes from, by its file or folder: ``cifar10_usl-t`` is ``usl-t``'s."""
-    file = Path(path)
-    run = file.parent.name if file.suffix == ".npy" else file.stem
-    return re.sub(r"_seed(\d+|\{seed\})$", "", run).removeprefix(f"{dataset}_")
-
-
-def save_lists(
-    run: Run, dataset: str, selections: dict[str, torch.Tensor], *, budget: int, seed: int
+def export_picks(
+    run: Run, cfg: CfgNode, images: AnyDataset, indices: np.ndarray, *, seed: int
 ) -> None:
-    """Write each selection as a CSV with a column Index, ``lists/<budget>/….csv``."""
-    for selector, picks in selections.items():
-        name = f"{dataset}_{selector.replace(' ', '-')}_seed{seed}.csv"
-        table = pd.DataFrame({"Index": picks.tolist()})
-        run.save_text(f"lists/{budget}/{name}", table.to_csv(index=False))
-
-
-def regularizer_of(reg: CfgNode) -> Regularizer:
-    """The regulariser that the USL.REG settings describe."""
-    return Regularizer(
-        weight=reg.W,
-        alpha=reg.ALPHA,
-        momentum=reg.MOMENTUM,
-        rounds=reg.NITERS,
-        horizon=reg.HORIZON,
-        horizon_dist=reg.HORIZON_DIST,
-        horizon_num=reg.HORIZON_NUM,
-        exclude_same_cluster=reg.EXCLUDE_SAME_CLUSTER,
-    )
+    """Write the picks as the tools of EXPORT read them."""
+    check_exports(cfg.EXPORT)
+    if run.folder is None:
+        return
+    picked = Picked(indices, cfg.RUN_NAME or run.folder.name, seed)
+    for name in cfg.EXPORT:
+        folder = run.folder / "exports" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        EXPORTS[name](images, picked, folder)
 
 
 def finish(
     run: Run,
-    results: Sequence[SeedResult],
+    results: Sequence[Result],
     *,
     title: str,
     facts: dict[str, Any],
     images: AnyDataset | None = None,
     points: Points | None = None,
-    shade: torch.Tensor | None = None,
+    color: torch.Tensor | None = None,
+    color_by: str = "density",
     table: Table | None = None,
 ) -> None:
     """Write ``report.html``, print where it is, and close the run.
 
-    With ``points`` and ``shade`` (N,), a density or a confidence, the report has a map.
+    With ``points`` and ``color`` (N,), a density or a confidence, the report has a map.
     """
     if run.folder is not None:
         path = run.folder / "report.html"
         with run.timed("report"):
             layout = None
-            if points is not None and shade is not None:
-                layout = feature_map(points.host.numpy(), shade.numpy(), results)
+            if points is not None and color is not None:
+                layout = feature_map(points.host.numpy(), color.numpy(), results)
         write_selection_report(
             path,
             results,
@@ -293,6 +245,7 @@ def finish(
             timings=run.timings,
             dataset=images,
             maps=layout,
+            color_by=color_by,
             table=table,
         )
         print(f"report: {path}", flush=True)

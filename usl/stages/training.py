@@ -1,4 +1,4 @@
-"""The steps of a training: its plan, optimizer, what it may be resumed with, its report."""
+"""What trainings share: settings, plan, optimizer, what may be resumed, report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from usl.artifacts import fingerprint
-from usl.config import LIST_KEYS, CfgNode, as_dict, find_input
+from usl.augment.moco import MocoTransform
+from usl.config.parse import CfgNode, as_dict
+from usl.config.paths import LIST_KEYS, find_input
 from usl.data.datasets import AnyDataset
-from usl.distributed import is_first
+from usl.distributed import is_main
 from usl.errors import InputError
 from usl.report.training import write_training_report
 from usl.run import Run
-from usl.steps.selection import check_seeds
+from usl.stages.inputs import check_seeds
 from usl.training.loop import Plan
 
 # Settings that do not change what a training ends with.
@@ -37,6 +39,61 @@ FREE_SETTINGS = (
     "BACKUP_PYTHON_FILE",
     "EVAL_ONLY",
 )
+
+
+def add_training(c: CfgNode) -> CfgNode:
+    """Settings of every training: how long, how exactly, how often it is looked at."""
+    c.SEED = 0
+    # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew.
+    c.RESUME = "auto"
+    c.EPOCHS = 200
+    # Steps instead of epochs, if above 0.
+    c.STEPS = 0
+    # cosine, constant, or fixmatch (7/16 of a half-turn), after a linear warm-up.
+    c.SCHEDULE = "constant"
+    c.WARMUP_EPOCHS = 0
+    # Parts of a batch, one after the other, to save memory. Each part is compared within itself.
+    c.ACCUMULATE = 1
+    # float32, bfloat16 or float16.
+    c.PRECISION = "float32"
+    # Steps between checkpoints; 0: one after each epoch.
+    c.CHECKPOINT_STEPS = 0
+    # Epochs between evaluations.
+    c.EVALUATE_EVERY = 1
+    c.OPTIMIZER = CfgNode()
+    return c
+
+
+def add_flip(c: CfgNode) -> CfgNode:
+    """Settings of stages whose random views are mirrored or not."""
+    c.AUGMENT = CfgNode()
+    # Probability of a mirrored view.
+    c.AUGMENT.FLIP = 0.5
+    return c
+
+
+def add_moco(c: CfgNode) -> CfgNode:
+    """Settings of stages that see MoCo v2's random views: usl/augment/moco.py."""
+    add_flip(c)
+    # Smallest share of the area that a crop keeps.
+    c.AUGMENT.CROP = 0.2
+    # Probabilities.
+    c.AUGMENT.JITTER = 0.8
+    c.AUGMENT.GREY = 0.2
+    c.AUGMENT.BLUR = 0.5
+    return c
+
+
+def moco_transform(augment: CfgNode, side: int) -> MocoTransform:
+    """MoCo v2's random view as the AUGMENT settings describe it, for images of this side."""
+    return MocoTransform(
+        size=side,
+        scale=(augment.CROP, 1.0),
+        flip=augment.FLIP,
+        jitter=augment.JITTER,
+        grey=augment.GREY,
+        blur=augment.BLUR,
+    )
 
 
 def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
@@ -125,7 +182,7 @@ def training_settings(cfg: CfgNode, images: AnyDataset) -> dict[str, Any]:
 
 def finish_training(run: Run, metrics: pd.DataFrame, *, title: str, facts: dict[str, Any]) -> None:
     """Write ``report.html`` with the curves, print the last numbers, and close the run."""
-    if is_first():
+    if is_main():
         print("\n".join(f"{name}: {value:.4g}" for name, value in metrics.iloc[-1].items()))
     if run.folder is not None:
         path = run.folder / "report.html"

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from usl.selection.kmeans import kmeans
+from usl import distributed
+
+# Of k-means in a batch.
+ITERATIONS = 20
 
 
-def nt_xent(z: Tensor, other: Tensor, temperature: float) -> Tensor:
+def nt_xent(z: Tensor, other: Tensor, *, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross-entropy of two views (SimCLR, ICML 2020, Eq. 1).
 
     Each of the 2n embeddings must find its other view among the 2n - 1 others.
@@ -33,31 +36,54 @@ def nt_xent(z: Tensor, other: Tensor, temperature: float) -> Tensor:
 
 
 def groups(z: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Group the embeddings of a batch by k-means.
+    """Group the embeddings of a batch, view by view, by k-means in float32 on their device.
+
+    The main process groups for all: each sees the same labels, whatever its device rounds to.
 
     Parameters
     ----------
-    z : Tensor (n, D), rows of length 1
+    z : Tensor (v, n, D), rows of length 1
+        Of v views.
     count : int
+        Groups of each view.
     seed : int
-        Of the first centroids.
+        Of the first centroids, which are embeddings.
 
     Returns
     -------
-    labels : Tensor (n,), int64
-    centroids : Tensor (count, D)
-        Of length 1, without gradient.
+    labels : Tensor (v, n), int64
+    centroids : Tensor (v, count, D)
+        Of length 1, without gradient. A group that empties keeps the centroid it had.
     """
-    found = kmeans(z.detach().float(), count, seed=seed, iterations=20, alive=count, quiet=True)
-    return found.labels.to(z.device), F.normalize(found.centroids).to(z)
+    z = z.detach().float()
+    first = torch.randperm(z.shape[1], generator=torch.Generator().manual_seed(seed))[:count]
+    centroids = z[:, first.to(z.device)]
+    labels = z.new_zeros(z.shape[:2], dtype=torch.int64)
+    if distributed.rank() == 0:
+        for _ in range(ITERATIONS):
+            labels = _nearest(z, centroids)
+            members = F.one_hot(labels, count).to(z)
+            sizes = members.sum(dim=1)[..., None]
+            means = members.transpose(1, 2) @ z / sizes.clamp_min(1)
+            centroids = torch.where(sizes > 0, means, centroids)
+        labels = _nearest(z, centroids)
+        centroids = F.normalize(centroids, dim=2).contiguous()
+    distributed.from_main(labels, centroids)
+    return labels, centroids
+
+
+def _nearest(z: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest centroid of each embedding, view by view, (v, n)."""
+    lengths = centroids.pow(2).sum(dim=2)[:, None]
+    return (lengths - 2 * z @ centroids.transpose(1, 2)).argmin(dim=2)
 
 
 def cross_level(
     z: Tensor,
     other: Tensor,
-    temperature: float,
     grouped: tuple[Tensor, Tensor],
-    other_grouped: tuple[Tensor, Tensor],
+    *,
+    temperature: float,
 ) -> Tensor:
     """Cross-level discrimination: each view must find the groups of the other.
 
@@ -69,16 +95,16 @@ def cross_level(
     ----------
     z, other : Tensor (n, D), rows of length 1
         Group features of the two views.
+    grouped : (labels, centroids)
+        Of ``z`` and ``other``, (2, n) and (2, count, D), from :func:`groups`.
     temperature : float
-    grouped, other_grouped : (labels, centroids)
-        Of ``z`` and of ``other``, from :func:`groups`.
 
     Returns
     -------
     Tensor, scalar
         Mean over the images and the two directions.
     """
-    (labels, centroids), (other_labels, other_centroids) = grouped, other_grouped
+    (labels, other_labels), (centroids, other_centroids) = grouped
     forth = F.cross_entropy(z @ other_centroids.T / temperature, other_labels)
     back = F.cross_entropy(other @ centroids.T / temperature, labels)
     return (forth + back) / 2

@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from usl import distributed
 from usl.artifacts import replacing
-from usl.data.draws import permutation
-from usl.data.labelled import Labelled
-from usl.data.views import Chain, Views
+from usl.augment.rng import Key, permutation
+from usl.augment.views import Transform, Views
 from usl.errors import InputError
+from usl.lists.read import Labelled
 from usl.training.loop import Step
 
 LABELLED, WEAK, STRONG = 0, 1, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FixMatch:
     """Options of the method.
 
@@ -50,21 +50,20 @@ class FixMatch:
     def __post_init__(self) -> None:
         if self.labelled < 1 or self.mu < 1:
             raise InputError(
-                f"a step of {self.labelled} labelled images and {self.mu} times as many others; "
-                "choose at least 1 for DATALOADER.BATCH_SIZE and FIXMATCH.MU"
+                f"`batch_size` is {self.labelled} and `mu` {self.mu}; choose at least 1 for both"
             )
         if not 0 <= self.threshold <= 1:
-            raise InputError(f"FIXMATCH.THRESHOLD is {self.threshold}; choose 0 to 1")
+            raise InputError(f"`threshold` is {self.threshold}; choose 0 to 1")
         if not 0 < self.temperature < math.inf:
-            raise InputError(f"FIXMATCH.TEMPERATURE is {self.temperature}; choose above 0")
+            raise InputError(f"`temperature` is {self.temperature}; choose above 0")
         if not 0 <= self.weight < math.inf:
-            raise InputError(f"FIXMATCH.LAMBDA_U is {self.weight}; choose 0 or more")
+            raise InputError(f"`lambda_u` is {self.weight}; choose 0 or more")
 
     def check_processes(self) -> None:
         """Raise InputError where the labelled images of a step cannot be split over processes."""
         if self.labelled % distributed.world_size():
             raise InputError(
-                f"DATALOADER.BATCH_SIZE is {self.labelled}; choose a multiple of "
+                f"`batch_size` is {self.labelled}; choose a multiple of "
                 f"{distributed.world_size()}, the processes"
             )
 
@@ -93,7 +92,7 @@ def unlabelled_loss(
 
 
 def labelled_stream(count: int, start: int, stop: int, *, seed: int) -> Iterator[tuple[int, int]]:
-    """Places ``start`` to ``stop`` of an endless list that shuffles the labelled images anew.
+    """Rows ``start`` to ``stop`` of an endless list that shuffles the labelled images anew.
 
     So every image comes as often as any other, also where there are fewer than a batch.
 
@@ -114,14 +113,14 @@ def labelled_stream(count: int, start: int, stop: int, *, seed: int) -> Iterator
     for turn in range(start // count, -(-stop // count)):
         order = permutation(count, seed=seed, epoch=turn).tolist()
         first = turn * count
-        for place in range(max(start - first, 0), min(stop - first, count)):
-            yield order[place], turn
+        for row in range(max(start - first, 0), min(stop - first, count)):
+            yield order[row], turn
 
 
 def fixmatch_step(
     views: Views,
-    weak: Chain,
-    strong: Chain,
+    weak: Transform,
+    strong: Transform,
     labelled: Labelled,
     options: FixMatch,
     *,
@@ -139,7 +138,7 @@ def fixmatch_step(
     ----------
     views : Views
         Of all training images, which are the unlabelled ones.
-    weak, strong : Chain
+    weak, strong : Transform
     labelled : Labelled
     options : FixMatch
     seed : int
@@ -161,21 +160,22 @@ def fixmatch_step(
             drawn = labelled_stream(len(labelled), start, start + share, seed=seed)
             rows, turns = torch.tensor(list(drawn), device=views.device).unbind(dim=1)
             images = indices[rows]
-            return views(weak, images + size * turns, 0, LABELLED, of=images), labels[rows]
+            key = Key(images + size * turns, seed, view=LABELLED)
+            return views(weak, images, key), labels[rows]
 
-        def step(places: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        def step(numbers_: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
             x, answers = labelled_batch(number)
             if not options.weight:
                 loss = F.cross_entropy(network(x).float(), answers)
                 return loss, {"loss_labelled": loss}
-            places = places + epoch * numbers
-            images = places % size
+            numbers_ = numbers_ + epoch * numbers
+            images = numbers_ % size
             others = [
-                views(chain, places, 0, view, of=images)
-                for chain, view in ((weak, WEAK), (strong, STRONG))
+                views(transform, images, Key(numbers_, seed, view=view))
+                for transform, view in ((weak, WEAK), (strong, STRONG))
             ]
             logits = network(torch.cat([x, *others])).float()
-            own, first, second = logits.split([len(x), len(places), len(places)])
+            own, first, second = logits.split([len(x), len(numbers_), len(numbers_)])
             with torch.autocast(logits.device.type, enabled=False):
                 loss_x = F.cross_entropy(own, answers)
                 loss_u, mask = unlabelled_loss(

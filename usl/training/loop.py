@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from usl import distributed
 from usl.artifacts import replacing
+from usl.augment.rng import permutation
 from usl.checkpoints import read_checkpoint
-from usl.data.draws import permutation
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -54,7 +54,7 @@ class Stateful(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How long and how fast to train.
 
@@ -105,30 +105,35 @@ class Plan:
         """Raise InputError where the plan is impossible for so many images."""
         size, parts = self.batch_size, self.accumulate * distributed.world_size()
         if not 2 <= size <= images:
-            raise InputError(f"DATALOADER.BATCH_SIZE is {size}; choose 2 to {images}, the images")
+            raise InputError(f"`batch_size` is {size}; choose 2 to {images}, the images")
         if self.accumulate < 1 or size % parts or size // parts < 2:
-            raise InputError(f"a batch of {size} cannot be cut into {parts} parts of at least 2")
+            raise InputError(
+                f"`batch_size` is {size}, which cannot be cut into {parts} parts of at least 2; "
+                "choose another, or another `accumulate`"
+            )
         if self.steps < 0 or (self.epochs < 1 and not self.steps):
-            raise InputError(f"{self.epochs} epochs and {self.steps} steps; choose at least 1")
+            raise InputError(
+                f"`epochs` is {self.epochs} and `steps` {self.steps}; choose at least 1 of either"
+            )
         if self.schedule not in SCHEDULES:
             known = ", ".join(SCHEDULES)
-            raise InputError(f"unknown SCHEDULE {self.schedule!r}; choose one of {known}")
+            raise InputError(f"unknown `schedule` {self.schedule!r}; choose one of {known}")
         if self.stop < 0:
-            raise InputError(f"a stop after {self.stop} steps; choose 0, for none, or more")
+            raise InputError(f"`stop` is {self.stop}; choose 0, for none, or more")
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
-            raise InputError(f"unknown precision {self.precision!r}; choose one of {known}")
+            raise InputError(f"unknown `precision` {self.precision!r}; choose one of {known}")
         if self.warmup < 0:
-            raise InputError(f"WARMUP_EPOCHS makes {self.warmup} steps; choose 0 or more")
+            raise InputError(f"`warmup` is {self.warmup} steps; choose 0 or more")
         if self.evaluate_every < 1 or self.save_every < 0:
             raise InputError(
-                f"EVALUATE_EVERY is {self.evaluate_every} and CHECKPOINT_STEPS {self.save_every}; "
+                f"`evaluate_every` is {self.evaluate_every} and `save_every` {self.save_every}; "
                 "choose at least 1 epoch, and 0 or more steps"
             )
         if not 0 <= self.ema < 1:
-            raise InputError(f"an EMA decay of {self.ema}; choose 0 to below 1")
+            raise InputError(f"`ema` is {self.ema}; choose 0 to below 1")
         if not self.lr > 0 or not math.isfinite(self.lr):
-            raise InputError(f"OPTIMIZER.LR is {self.lr}; choose a positive number")
+            raise InputError(f"`lr` is {self.lr}; choose a positive number")
 
     def total(self, images: int) -> int:
         """Steps in all."""
@@ -229,7 +234,7 @@ def fit(
         total=end,
         initial=state.step,
         unit="step",
-        disable=None if distributed.is_first() else True,
+        disable=None if distributed.is_main() else True,
         desc="training",
     )
     while state.step < end:
@@ -349,9 +354,7 @@ class _State:
             kept = "nothing was saved yet"
             if self.folder is not None and (self.folder / CHECKPOINT).exists():
                 kept = f"the last good checkpoint is {self.folder / CHECKPOINT}"
-            raise InputError(
-                f"the loss is {loss} before step {self.step}; {kept}; lower OPTIMIZER.LR"
-            )
+            raise InputError(f"the loss is {loss} before step {self.step}; {kept}; lower `lr`")
 
     def evaluated(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
@@ -413,7 +416,7 @@ class _State:
         if different:
             raise InputError(
                 f"{path} is of other settings: {'; '.join(different[:3])}; "
-                "choose another RUN_NAME, or RESUME none to begin anew"
+                "choose another `run_name`, or `resume` none to begin anew"
             )
         self.network.load_state_dict(content["model"])
         if self.average is not None:

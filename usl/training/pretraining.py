@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from usl import distributed
+from usl.augment.rng import Key, one_of
+from usl.augment.views import ImageViews, Transform
 from usl.data.datasets import AnyDataset
-from usl.data.draws import one_of
-from usl.data.views import Chain, ImageViews
+from usl.encoders.checkpoints import Backbone
 from usl.errors import InputError
-from usl.features import extract
+from usl.inference import extract
 from usl.metrics import alignment, effective_rank, uniformity, weighted_knn
-from usl.models.encoders import Backbone
 from usl.training.contrastive import cross_level, groups, nt_xent
 from usl.training.loop import Step
 
 log = logging.getLogger("usl")
 
-# Draws of views have the numbers 0 to 3; that of the neighbour has this one.
+# Views have the numbers 0 to 3; which neighbour is drawn with this one.
 NEIGHBOR = 4
 # Images that the monitors without labels look at.
 SAMPLE = 2000
@@ -30,7 +30,7 @@ SAMPLE = 2000
 COLLAPSED = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contrast:
     """Temperatures and weights of the losses.
 
@@ -55,14 +55,17 @@ class Contrast:
     def check(self, batch: int) -> None:
         """Raise InputError where the losses are impossible with so many images in a batch."""
         if not self.temperature > 0 or not self.group_temperature > 0:
-            raise InputError("a TEMPERATURE is not above 0; choose a positive number")
+            raise InputError(
+                f"`temperature` is {self.temperature} and `group_temperature` "
+                f"{self.group_temperature}; choose positive numbers"
+            )
         if self.cld and not 2 <= self.groups <= batch:
-            raise InputError(f"GROUP.COUNT is {self.groups}; choose 2 to {batch}, the batch")
+            raise InputError(f"`groups` is {self.groups}; choose 2 to {batch}, the batch")
 
 
 def contrastive_step(
     views: ImageViews,
-    chain: Chain,
+    transform: Transform,
     contrast: Contrast,
     *,
     seed: int,
@@ -79,9 +82,12 @@ def contrastive_step(
         def step(images: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
             partners = images
             if neighbors is not None:
-                partners = one_of(neighbors, images, seed=seed, epoch=epoch, view=NEIGHBOR)
+                partners = one_of(neighbors, Key(images, seed, epoch, NEIGHBOR))
             both = torch.cat(
-                [views(chain, images, epoch, 0), views(chain, images, epoch, 1, of=partners)]
+                [
+                    views(transform, images, Key(images, seed, epoch, 0)),
+                    views(transform, partners, Key(images, seed, epoch, 1)),
+                ]
             )
             z, other = (distributed.gather(half.float()) for half in network(both).chunk(2))
             with torch.autocast(z.device.type, enabled=False):
@@ -91,11 +97,11 @@ def contrastive_step(
 
     def losses(z: Tensor, other: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         if not contrast.cld:
-            return nt_xent(z, other, contrast.temperature), {}
-        instance = nt_xent(z[:, 0], other[:, 0], contrast.temperature)
+            return nt_xent(z, other, temperature=contrast.temperature), {}
+        instance = nt_xent(z[:, 0], other[:, 0], temperature=contrast.temperature)
         z, other = z[:, 1], other[:, 1]
-        grouped, other_grouped = (groups(x, contrast.groups, seed) for x in (z, other))
-        cross = cross_level(z, other, contrast.group_temperature, grouped, other_grouped)
+        grouped = groups(torch.stack([z, other]), contrast.groups, seed)
+        cross = cross_level(z, other, grouped, temperature=contrast.group_temperature)
         loss = instance + contrast.group_weight * cross
         return loss, {"nt_xent": instance, "cross_level": cross}
 
@@ -115,41 +121,44 @@ class Embedding(nn.Module):
         return out[:, 0] if out.ndim == 3 else out
 
 
-def monitor(
-    train: AnyDataset,
-    test: AnyDataset | None,
-    views: ImageViews,
-    chain: Chain,
-    *,
-    batch_size: int,
-) -> Callable[[nn.Module], dict[str, float]]:
+class PretrainingEvaluator:
     """What to look at while an encoder trains, for :func:`usl.training.loop.fit`.
 
     Always: alignment, uniformity and effective rank of the features of some training images; a
     warning if they have collapsed. With labels: weighted 20-NN accuracy on ``test``, by the
     features of the head and by those that it sees.
+
+    Parameters
+    ----------
+    train, test : ImageDataset or FolderDataset
+        ``test`` may be None.
+    views : ImageViews
+        Of the training images.
+    transform : Transform
+    seed : int
+        Of the random views.
+    batch_size : int
     """
 
-    def embed(encoder: nn.Module, dataset: AnyDataset) -> Tensor:
-        features = extract(
-            encoder,
-            dataset,
-            transform=views.transform,
-            batch_size=batch_size,
-            device=views.device,
-            quiet=True,
-        )
-        return torch.from_numpy(features).to(views.device)
+    def __init__(
+        self,
+        train: AnyDataset,
+        test: AnyDataset | None,
+        views: ImageViews,
+        transform: Transform,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self.train, self.test, self.views, self.transform = train, test, views, transform
+        self.seed, self.batch_size = seed, batch_size
 
     @torch.no_grad()
-    def look(network: nn.Module) -> dict[str, float]:
-        some = torch.arange(min(SAMPLE, len(train)))
-        parts = [some[start : start + batch_size] for start in range(0, len(some), batch_size)]
-        embedding = Embedding(network)
-        # Epoch 0 is training's own; a view of another number is drawn for nothing else.
-        z, other = (
-            torch.cat([embedding(views(chain, part, 0, view)) for part in parts]) for view in (2, 3)
-        )
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """Look at a network in eval mode."""
+        some = torch.arange(min(SAMPLE, len(self.train)))
+        # Epoch 0 is training's own; views of these numbers are drawn for nothing else.
+        z, other = (self._embeddings(Embedding(network), some, view) for view in (2, 3))
         found = {
             "alignment": alignment(z, other),
             "uniformity": uniformity(z),
@@ -157,18 +166,35 @@ def monitor(
         }
         if found["effective_rank"] < COLLAPSED:
             log.warning(
-                "the features have collapsed (effective rank %.2f): lower OPTIMIZER.LR, or raise "
-                "SIMCLR.TEMPERATURE or the batch size",
+                "the features have collapsed (effective rank %.2f): lower the learning rate, or "
+                "raise the temperature or the batch size",
                 found["effective_rank"],
             )
+        train, test = self.train, self.test
         if test is not None and train.labels is not None and test.labels is not None:
             labels, answers = (
-                torch.from_numpy(x).to(views.device) for x in (train.labels, test.labels)
+                torch.from_numpy(x).to(self.views.device) for x in (train.labels, test.labels)
             )
             for name, encoder in (("head", Embedding(network)), ("backbone", Backbone(network))):
                 found[f"knn_accuracy/{name}"] = weighted_knn(
-                    embed(encoder, train), labels, embed(encoder, test), answers
+                    self._features(encoder, train), labels, self._features(encoder, test), answers
                 )
         return found
 
-    return look
+    def _embeddings(self, network: nn.Module, rows: Tensor, view: int) -> Tensor:
+        """Embeddings of one random view of images."""
+        parts = []
+        for part in torch.split(rows, self.batch_size):
+            parts.append(network(self.views(self.transform, part, Key(part, self.seed, 0, view))))
+        return torch.cat(parts)
+
+    def _features(self, encoder: nn.Module, dataset: AnyDataset) -> Tensor:
+        features = extract(
+            encoder,
+            dataset,
+            preprocess=self.views.preprocess,
+            batch_size=self.batch_size,
+            device=self.views.device,
+            quiet=True,
+        )
+        return torch.from_numpy(features).to(self.views.device)

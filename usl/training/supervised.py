@@ -9,20 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from usl.augment.rng import Key
+from usl.augment.views import Transform, Views
 from usl.data.datasets import ImageDataset
-from usl.data.labelled import Labelled
-from usl.data.views import Chain, Views
+from usl.encoders.preprocess import Preprocess
 from usl.errors import InputError
-from usl.features import extract
+from usl.inference import extract
+from usl.lists.read import Labelled
 from usl.training.loop import Step
 
 
-def supervised_step(views: Views, chain: Chain, labelled: Labelled) -> Callable[[nn.Module], Step]:
+def supervised_step(
+    views: Views, transform: Transform, labelled: Labelled, *, seed: int
+) -> Callable[[nn.Module], Step]:
     """Cross-entropy on random views of labelled images, for :func:`usl.training.loop.fit`.
 
     The loop's images are 0 to B · repetitions - 1: number i stands for repetition i // B of the
     labelled image i % B. Each repetition in each epoch is a view of its own, which depends on the
-    image, not on its place in the list.
+    image, not on its row in the list.
     """
     size, count = len(views.images), len(labelled)
 
@@ -32,8 +36,8 @@ def supervised_step(views: Views, chain: Chain, labelled: Labelled) -> Callable[
         def step(numbers: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
             rows = numbers % count
             images, answers = indices[rows], labels[rows]
-            draws = images + size * (numbers // count)
-            logits = network(views(chain, draws, epoch, 0, of=images)).float()
+            key = Key(images + size * (numbers // count), seed, epoch)
+            logits = network(views(transform, images, key)).float()
             right = (logits.argmax(dim=1) == answers).float().mean()
             return F.cross_entropy(logits, answers), {"train_accuracy": 100 * right}
 
@@ -42,15 +46,14 @@ def supervised_step(views: Views, chain: Chain, labelled: Labelled) -> Callable[
     return make
 
 
-class Tester:
+class AccuracyEvaluator:
     """Accuracy on test images, in percent: an ``evaluate`` of :func:`usl.training.loop.fit`.
 
     Parameters
     ----------
     test : ImageDataset
         With labels.
-    transform : str
-        Normalisation.
+    preprocess : Preprocess
     batch_size : int
     device : torch.device
 
@@ -61,12 +64,17 @@ class Tester:
     """
 
     def __init__(
-        self, test: ImageDataset, transform: str, *, batch_size: int, device: torch.device
+        self,
+        test: ImageDataset,
+        preprocess: Preprocess,
+        *,
+        batch_size: int,
+        device: torch.device,
     ) -> None:
         if test.labels is None:
             raise InputError(f"the test images of {test.name} have no labels; accuracy needs them")
         self.test, self.labels = test, test.labels
-        self.transform, self.batch_size, self.device = transform, batch_size, device
+        self.preprocess, self.batch_size, self.device = preprocess, batch_size, device
         self._last: np.ndarray | None = None
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
@@ -74,7 +82,7 @@ class Tester:
         logits = extract(
             network,
             self.test,
-            transform=self.transform,
+            preprocess=self.preprocess,
             batch_size=self.batch_size,
             device=self.device,
             quiet=True,

@@ -1,4 +1,4 @@
-"""Training the selector: USL-T's step, the revival of small clusters, and what to watch."""
+"""Training the selector: USL-T's step, the reassignment of empty clusters, and the evaluator."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from usl import distributed
+from usl.augment.rng import Key, one_of, permutation
+from usl.augment.views import ImageViews, Transform
 from usl.data.datasets import AnyDataset
-from usl.data.draws import one_of, permutation
-from usl.data.views import Chain, ImageViews
+from usl.encoders.preprocess import Preprocess
 from usl.errors import InputError
-from usl.features import extract
+from usl.inference import extract
 from usl.metrics import cluster_summary
 from usl.models.uslt import UsltNetwork
 from usl.training.loop import Step
@@ -28,7 +29,7 @@ log = logging.getLogger("usl")
 STRONG, NEIGHBOR, WHICH_NEIGHBOR = 0, 1, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """When each loss counts, and how much the local one does.
 
@@ -37,7 +38,7 @@ class Weights:
     local : float
         Factor of the local loss.
     local_until : float
-        The local loss is off from this epoch on, counted from 0.
+        The last epoch with the local loss, counted from 0.
     global_from : int
         The global loss is on from this epoch on.
     """
@@ -49,7 +50,7 @@ class Weights:
 
 def uslt_step(
     views: ImageViews,
-    chain: Chain,
+    transform: Transform,
     neighbors: Tensor,
     local: LocalCriterion,
     whole: GlobalCriterion,
@@ -66,7 +67,7 @@ def uslt_step(
     Parameters
     ----------
     views : ImageViews
-    chain : Chain
+    transform : Transform
         Of the strong views.
     neighbors : Tensor (N, K), int64
         One of these is drawn for every image in every epoch; column 0 is the image itself.
@@ -81,18 +82,18 @@ def uslt_step(
             return distributed.gather(network(x).float())
 
         def step(images: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-            partners = one_of(neighbors, images, seed=seed, epoch=epoch, view=WHICH_NEIGHBOR)
+            partners = one_of(neighbors, Key(images, seed, epoch, WHICH_NEIGHBOR))
             with torch.no_grad():
                 standard = logits(views.standard(images))
-            strong = logits(views(chain, images, epoch, STRONG))
+            strong = logits(views(transform, images, Key(images, seed, epoch, STRONG)))
             with torch.no_grad():
-                neighbor = logits(views(chain, images, epoch, NEIGHBOR, of=partners))
+                neighbor = logits(views(transform, partners, Key(images, seed, epoch, NEIGHBOR)))
             with torch.autocast(strong.device.type, enabled=False):
                 # A loss that is off is 0, and still a function of the weights.
                 loss_global = loss_local = strong.sum() * 0.0
                 if epoch >= weights.global_from:
                     loss_global = whole(standard, strong)
-                if epoch < weights.local_until:
+                if epoch <= weights.local_until:
                     loss_local = local(strong, neighbor)
                 loss = loss_global + weights.local * loss_local
             return loss, {"loss_global": loss_global, "loss_local": loss_local}
@@ -102,14 +103,14 @@ def uslt_step(
     return make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reassignment:
     """When the smallest cluster of a head takes half of the largest.
 
     Attributes
     ----------
     after : int
-        Steps before the first.
+        Batches that the global loss has seen before the first.
     low, high : float
         Average images of the smallest cluster below, and of the largest above.
     """
@@ -122,14 +123,14 @@ class Reassignment:
 def reassigning(
     network: UsltNetwork, whole: GlobalCriterion, reassignment: Reassignment, *, seed: int
 ) -> Callable[[int], None]:
-    """What to do after each step, for :func:`usl.training.loop.fit`, so that clusters revive.
+    """What to do after each step, for :func:`usl.training.loop.fit`, so that no cluster is empty.
 
     The halves of a cluster lie 1e-7 apart at first, so that rounding decides between them: from
     then on, devices and numbers of processes no longer end with the same weights.
     """
 
     def after_step(number: int) -> None:
-        if number < reassignment.after:
+        if int(whole.num_counts) <= reassignment.after:
             return
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         changed = whole.reassign(
@@ -138,7 +139,7 @@ def reassigning(
             high=reassignment.high,
             generator=generator,
         )
-        if changed and distributed.is_first():
+        if changed and distributed.is_main():
             log.info("step %d: %d heads gave half of a large cluster to a small", number, changed)
 
     return after_step
@@ -160,7 +161,7 @@ def start_heads(
     if needed > images:
         raise InputError(
             f"{len(weights)} heads of {len(weights[0])} clusters start from {needed} images, and "
-            f"there are {images}; lower USLT_PRETRAIN.NUM_SELECTED_SAMPLES"
+            f"there are {images}; lower `clusters`"
         )
     network.eval()
     first = permutation(images, seed=seed, epoch=0)[:needed].to(views.device)
@@ -183,7 +184,7 @@ class _Predictions(nn.Module):
         return torch.stack([top.indices.float(), top.values], dim=2)
 
 
-class Watch:
+class UsltEvaluator:
     """Diagnostics of every head on a data set, for :func:`usl.training.loop.fit`.
 
     Labels are read only to be compared with; without them what needs none is left. The last
@@ -192,7 +193,7 @@ class Watch:
     Parameters
     ----------
     data : ImageDataset or FolderDataset
-    transform : str
+    preprocess : Preprocess
     threshold : float
         Confidence above which an image counts in training.
     batch_size : int
@@ -202,23 +203,23 @@ class Watch:
     def __init__(
         self,
         data: AnyDataset,
-        transform: str,
+        preprocess: Preprocess,
         *,
         threshold: float,
         batch_size: int,
         device: torch.device,
     ) -> None:
-        self.data, self.transform, self.threshold = data, transform, threshold
+        self.data, self.preprocess, self.threshold = data, preprocess, threshold
         self.batch_size, self.device = batch_size, device
         self.predictions: list[dict[str, Tensor]] = []
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
-        """``live/0``, …: the numbers of :func:`usl.metrics.cluster_summary`, head by head."""
+        """``nonempty/0``, …: the numbers of :func:`usl.metrics.cluster_summary`, head by head."""
         predict = _Predictions(network)
         found = extract(
             predict,
             self.data,
-            transform=self.transform,
+            preprocess=self.preprocess,
             batch_size=self.batch_size,
             device=self.device,
             quiet=True,
@@ -243,19 +244,19 @@ class Watch:
         return {f"{k}/{head}": s[k] for k in summaries[0] for head, s in enumerate(summaries)}
 
     def _warn(self, head: int, summary: dict[str, float], clusters: int) -> None:
-        if not distributed.is_first():
+        if not distributed.is_main():
             return
-        # No more clusters than images can be alive.
-        if summary["live"] < min(clusters, len(self.data)) / 2:
+        # No more clusters than images can have one.
+        if summary["nonempty"] < min(clusters, len(self.data)) / 2:
             log.warning(
-                "head %d: only %d of %d clusters are alive; raise USLT_PRETRAIN.ADJUSTMENT_WEIGHT "
-                "or LOCAL_LOSS_SCALE, or lower OPTIMIZER.LR",
-                head, summary["live"], clusters,
+                "head %d: only %d of %d clusters are not empty; raise the adjustment weight or the "
+                "scale of the local loss, or lower the learning rate",
+                head, summary["nonempty"], clusters,
             )  # fmt: skip
         elif summary["largest"] > len(self.data) / 2:
             log.warning(
-                "head %d: one of %d clusters has %d of %d images; raise "
-                "USLT_PRETRAIN.ADJUSTMENT_WEIGHT, or use REWEIGHT",
+                "head %d: one of %d clusters has %d of %d images; raise the adjustment weight, or "
+                "reweight the clusters",
                 head, clusters, summary["largest"], len(self.data),
             )  # fmt: skip
 

@@ -19,7 +19,7 @@ COUNT_MOMENTUM = 0.9
 EPSILON = 1e-7
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GlobalOptions:
     """How the global loss chooses and weighs images.
 
@@ -143,7 +143,7 @@ class GlobalCriterion(nn.Module):
         super().__init__()
         self.images, self.options = images, options
         self.num_counts: Tensor
-        self.register_buffer("num_counts", torch.zeros(1))
+        self.register_buffer("num_counts", torch.zeros(1, dtype=torch.int64))
         if images:
             self.count_ema: Tensor
             self.register_buffer("count_ema", torch.full((heads, clusters), 1.0 / clusters))

@@ -11,14 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
-from usl.selection.points import SCRATCH, Points, as_points, fold_sum, squared_distances
+from usl.geometry.neighbors import torch as torch_backend
+from usl.geometry.neighbors.torch import TILE_BYTES, TILE_COLUMNS
+from usl.geometry.points import SCRATCH, Points, as_points, fold_sum, squared_distances
 
-# A spread below this is taken as this: duplicates have spread 0 and would have infinite density.
+# A mean distance below this is taken as this: duplicates have 0 and would have infinite density.
 SMALLEST = 1e-12
-# Columns of one tile of float32 distances, and its bytes.
-TILE_COLUMNS = 65536
-TILE_BYTES = 1 << 26
 
+# (points, rows (n,), width, tile_bytes) to approximate squared distances in the units of
+# ``points.fast``, within ``points.error``, and the points they belong to, both (n, width), such
+# that no point left out has a smaller approximate distance than those returned.
 Backend = Callable[[Points, Tensor, int, int], tuple[Tensor, Tensor]]
 
 
@@ -32,28 +34,28 @@ class Neighbors:
         Squared Euclidean distances, ascending.
     indices : Tensor (N, K), int64
         Whose they are; equal distances in the order of the indices.
-    spread : Tensor (N,), float64
-        Mean of the squared distances, before they were rounded to float32.
+    mean_distances : Tensor (N,), float64
+        Mean kNN distance: of the squared distances, before they were rounded to float32.
     """
 
     distances: Tensor
     indices: Tensor
-    spread: Tensor
+    mean_distances: Tensor
 
     @property
     def density(self) -> Tensor:
-        """``1 / spread``, (N,), float64; spreads are clamped from below at 1e-12."""
-        return 1.0 / self.spread.clamp_min(SMALLEST)
+        """1 / mean kNN distance, (N,), float64; these are clamped from below at 1e-12."""
+        return 1.0 / self.mean_distances.clamp_min(SMALLEST)
 
 
 def itself_first(indices: Tensor) -> Tensor:
     """Neighbours with the point itself in column 0, where its duplicates may have come before it.
 
-    (N, K) to (N, K), int64. A point that is not among its neighbours takes the last one's place.
+    (N, K) to (N, K), int64. A point that is not among its neighbours replaces the last one.
     """
     rows = torch.arange(len(indices))[:, None]
     others = indices != rows
-    # Stable: those that are others keep their order; the point's own place moves to the end.
+    # Stable: those that are others keep their order; the point itself moves to the end.
     order = torch.sort(others.int(), dim=1, descending=True, stable=True).indices
     return torch.cat([rows, indices.gather(1, order)[:, :-1]], dim=1)
 
@@ -73,8 +75,8 @@ def find_neighbors(
     features : array, tensor or Points, shape (N, D)
     k : int
         Neighbours of each point, the point itself included; 1 ≤ k ≤ N.
-    backend : {"auto", "torch"}
-        Who proposes candidates. The result does not depend on it.
+    backend : str
+        Which of ``BACKENDS`` proposes candidates, or ``auto``. The result does not depend on it.
     tile_bytes : int
         Memory for one tile of float32 distances. The result does not depend on it.
     device : str or torch.device
@@ -92,15 +94,24 @@ def find_neighbors(
     """
     points = as_points(features, device)
     if not 1 <= k <= len(points):
-        raise InputError(f"K = {k} neighbours of {len(points)} images; choose 1 to {len(points)}")
-    check_backend(backend)
-    return _find(points, k, BACKENDS[backend], tile_bytes)
+        raise InputError(f"`k` is {k}; choose 1 to {len(points)}, the number of images")
+    return _find(points, k, backend_of(backend), tile_bytes)
 
 
-def check_backend(backend: str) -> None:
-    """Raise InputError, with the known names, unless ``backend`` is one of them."""
-    if backend not in BACKENDS:
-        raise InputError(f"unknown kNN backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+def backend_of(name: str) -> Backend:
+    """The backend of this name; ``auto`` takes the fastest here, today always ``torch``.
+
+    Raises
+    ------
+    InputError
+        Unknown; the known names are listed.
+    """
+    if name == "auto":
+        return BACKENDS["torch"]
+    if name not in BACKENDS:
+        known = ", ".join(("auto", *BACKENDS))
+        raise InputError(f"unknown neighbour backend {name!r}; choose one of {known}")
+    return BACKENDS[name]
 
 
 def _find(points: Points, k: int, propose: Backend, tile_bytes: int) -> Neighbors:
@@ -108,7 +119,7 @@ def _find(points: Points, k: int, propose: Backend, tile_bytes: int) -> Neighbor
     result = Neighbors(
         distances=torch.empty(n, k, dtype=torch.float32),
         indices=torch.empty(n, k, dtype=torch.int64),
-        spread=torch.empty(n, dtype=torch.float64),
+        mean_distances=torch.empty(n, dtype=torch.float64),
     )
     # More candidates than asked for: the rounding error of float32 must not reach the last.
     width = min(n, k + 16 + k // 16)
@@ -125,32 +136,6 @@ def _find(points: Points, k: int, propose: Backend, tile_bytes: int) -> Neighbor
     if unsettled:
         _settle_rest(points, torch.cat(unsettled), k, result)
     return result
-
-
-def _propose_torch(
-    points: Points, rows: Tensor, width: int, tile_bytes: int
-) -> tuple[Tensor, Tensor]:
-    """Float32 distances of ``rows`` to all points, tile by tile; the ``width`` smallest of each.
-
-    A backend is a function like this one. It returns approximate squared distances in the units of
-    ``points.fast``, within ``points.error``, and the points they belong to, both (n, width), such
-    that no point left out has a smaller approximate distance than those returned.
-    """
-    x, x_norms = points.fast[rows], points.norms[rows]
-    best: tuple[Tensor, Tensor] | None = None
-    columns = max(width, min(TILE_COLUMNS, tile_bytes // (4 * len(rows))))
-    for start in range(0, len(points), columns):
-        y = points.fast[start : start + columns]
-        tile = torch.addmm(points.norms[start : start + columns], x, y.T, alpha=-2)
-        values, places = tile.topk(min(width, len(y)), dim=1, largest=False, sorted=False)
-        places += start
-        if best is not None:
-            values, places = torch.cat([best[0], values], 1), torch.cat([best[1], places], 1)
-            keep = values.topk(width, dim=1, largest=False, sorted=False)
-            values, places = keep.values, places.gather(1, keep.indices)
-        best = values, places
-    assert best is not None
-    return best[0] + x_norms[:, None], best[1]
 
 
 def _settle(points: Points, rows: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -213,7 +198,7 @@ def _store(result: Neighbors, rows: Tensor, distances: Tensor, indices: Tensor) 
     where = rows.cpu()
     result.distances[where] = distances.float().cpu()
     result.indices[where] = indices.cpu()
-    result.spread[where] = (fold_sum(distances.clone()) / k).cpu()
+    result.mean_distances[where] = (fold_sum(distances.clone()) / k).cpu()
 
 
-BACKENDS: dict[str, Backend] = {"auto": _propose_torch, "torch": _propose_torch}
+BACKENDS: dict[str, Backend] = {"torch": torch_backend.propose}

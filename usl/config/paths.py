@@ -1,0 +1,167 @@
+"""Where configs and inputs are looked for, and what relative paths are relative to."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from usl.errors import InputError
+
+STAGE_FOLDERS = (
+    "selective_labeling",
+    "usl-t_pretraining",
+    "semisup-fixmatch-cifar",
+    "semisup-simclrv2-cld",
+    "semisup-simclrv2",
+    "selfsup-simclr-cld",
+)
+PATH_KEYS = (
+    "SAVE_DIR",
+    "RUN_DIR",
+    "DATASET.ROOT_DIR",
+    "MODEL.PRETRAIN_PATH",
+    "FEATURES.PATH",
+    "FEATURES.EXCLUDE",
+    "SIMCLR.TOPK_NEIGHBORS_PATH",
+    "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH",
+    "USLT.LABELS_PATH",
+    "FINETUNE.LABELED_INDICES_PATH",
+    "FIXMATCH.LABELED_INDICES_PATH",
+    "COMPARE.LIST",
+)
+# Lists of labelled images. The published ones are meant by released/NAME, wherever that stands;
+# slice1, slice2, … are no files but draws of as many images from each class.
+LIST_KEYS = (
+    "FINETUNE.LABELED_INDICES_PATH",
+    "FIXMATCH.LABELED_INDICES_PATH",
+    "COMPARE.LIST",
+    "USLT.LABELS_PATH",
+)
+# Rows that are left out because they are not finite are meant by this word, which is no path.
+NOT_FINITE = "nan"
+SLICE = re.compile(r"slice(\d+|\{seed\})")
+
+
+def find_config(name: str, stage: Path) -> Path:
+    """Look for a YAML as given, then from the repository root, then in the stage's ``configs``."""
+    places = [Path(name), stage.parent / name, stage / "configs" / name]
+    for place in places:
+        if is_file(place):
+            return place.resolve()
+    tried = ", ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise InputError(f"{_what_is_there(places) or f'there is no config {name}'}; tried {tried}")
+
+
+def find_input(path: str, what: str, *, advice: str = "") -> Path:
+    """Look for an input file where people of the original have it.
+
+    As given; then, for a path below a stage's ``pretrained``, in every stage's ``pretrained`` and
+    at the repository root, where the original's ``tar`` commands leave it.
+
+    Parameters
+    ----------
+    path : str
+        Absolute, as in parsed settings.
+    what : str
+        For the error, such as "checkpoint (MODEL.PRETRAIN_PATH)".
+    advice : str
+        For the error: what else can be done, beginning with "or".
+
+    Raises
+    ------
+    InputError
+        It is nowhere; every place tried is listed.
+    """
+    given = Path(path)
+    places = [given]
+    for folder in given.parents:
+        if folder.name == "pretrained":
+            root, rest = folder.parent, given.relative_to(folder)
+            root = root.parent if root.name in STAGE_FOLDERS else root
+            for same in _same_names(rest):
+                places += [root / stage / "pretrained" / same for stage in STAGE_FOLDERS]
+                places.append(root / same)
+    for place in places:
+        if is_file(place):
+            return place
+    tried = ", ".join(dict.fromkeys(map(str, places)))
+    maker = next((f.parent.name for f in given.parents if f.name == "saved"), "")
+    if maker in STAGE_FOLDERS and not advice:
+        advice = f"or run the script in {maker} that makes it"
+    if given.parent.name.startswith("pretrained_kNN_"):
+        advice = f"or unpack {given.parent.name}.tgz there{advice and f', {advice}'}"
+    missing = _what_is_there(places) or f"there is no {what}"
+    raise InputError(
+        f"{missing}; put {given.name} in one of the places tried: {tried}{advice and f', {advice}'}"
+    )
+
+
+def _what_is_there(places: list[Path]) -> str:
+    """Of places without a file, that one is a folder; empty where none is."""
+    return next(
+        (f"{place} is a folder, and a file is needed" for place in places if os.path.isdir(place)),
+        "",
+    )
+
+
+def _same_names(path: Path) -> list[Path]:
+    """A path below ``pretrained``, and the other name of its folder: the original has two."""
+    first, *rest = path.parts
+    names = [first]
+    for one, two in (("pretext_", "pretrained_kNN_"), ("pretrained_kNN_", "pretext_")):
+        if first.startswith(one):
+            names.append(two + first.removeprefix(one))
+    return [Path(name, *rest) for name in names]
+
+
+def get(tree: Any, key: str) -> Any:
+    """What stands at a dotted key of nested dicts; None if there is nothing."""
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return None
+        tree = tree[part]
+    return tree
+
+
+def has(tree: Any, key: str) -> bool:
+    """Whether something stands at a dotted key of nested dicts."""
+    return get(tree, key) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is that of a file."""
+    try:
+        return path.is_file()
+    except OSError:
+        # Such as a name that is too long.
+        return False
+
+
+def resolve(cfg: dict[str, Any], key: str, folder: Path, stage: Path) -> None:
+    """Make a path of settings absolute; an empty one stays empty, and so does what is none.
+
+    Parameters
+    ----------
+    cfg : nested dict
+        Changed.
+    key : str
+        Of ``PATH_KEYS``, with dots; it may be missing.
+    folder : Path
+        Where relative paths start.
+    stage : Path
+        Folder of the script.
+    """
+    if not has(cfg, key) or (key in LIST_KEYS and SLICE.fullmatch(get(cfg, key))):
+        return
+    if key == "FEATURES.EXCLUDE" and get(cfg, key) == NOT_FINITE:
+        return
+    *sections, last = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    if key in LIST_KEYS and Path(cfg[last]).parts[:1] == ("released",):
+        folder = stage.parent / "selective_labeling"
+    if cfg[last]:
+        # normpath rather than resolve: a linked data folder keeps the name people gave it.
+        cfg[last] = os.path.normpath(folder / os.path.expanduser(cfg[last]))

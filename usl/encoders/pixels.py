@@ -1,0 +1,44 @@
+"""Plain pixels as features: no weights, and the baseline that any encoder must beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from usl.data.datasets import AnyDataset, ImageDataset
+from usl.encoders.preprocess import Preprocess
+from usl.geometry.points import blocks
+
+# Image files whose mean is computed at a time.
+BLOCK = 256
+
+
+class Pixels(nn.Module):
+    """The images themselves minus the mean training image, L2-normalised: (n, C, H, W) to (n, D).
+
+    Attributes
+    ----------
+    out_dim : int
+        D = C · H · W.
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.mean: Tensor
+        self.out_dim = mean.numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) to (n, C·H·W)."""
+        return F.normalize((x - self.mean).flatten(1))
+
+
+def mean_image(dataset: AnyDataset, preprocess: Preprocess) -> Tensor:
+    """The mean of all images, (C, H, W), float32, from sums in float64."""
+    if isinstance(dataset, ImageDataset):
+        return dataset.mean()
+    total = torch.zeros(3, preprocess.side, preprocess.side, dtype=torch.float64)
+    for start, stop in blocks(len(dataset), BLOCK):
+        total += preprocess.read(dataset, start, stop).double().sum(dim=0)
+    return (total / len(dataset)).float()

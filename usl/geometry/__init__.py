@@ -1,0 +1,1 @@
+"""Points, neighbours and clusters: tensors in, tensors out."""

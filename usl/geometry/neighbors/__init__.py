@@ -1,0 +1,1 @@
+"""Exact nearest neighbours; each backend only proposes candidates."""

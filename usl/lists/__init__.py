@@ -1,0 +1,1 @@
+"""Lists of images: read with their labels, written for other tools."""

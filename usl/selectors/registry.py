@@ -1,0 +1,139 @@
+"""Selectors by name: from what is known of a pool to the images worth labelling.
+
+To add one, write its rule in a file of this folder and enter it in ``SELECTORS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from usl.errors import InputError
+from usl.geometry.kmeans import Clusters, kmeans
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.points import Points, check_budget
+from usl.selectors.by_cluster import central_picks, stratified_picks
+from usl.selectors.random import random_picks
+from usl.selectors.usl import Picks, Regularizer, pick
+
+
+@dataclass
+class Context:
+    """What selectors may look at; what several of them need is computed once.
+
+    Attributes
+    ----------
+    points : Points
+        Features of the pool, N of them.
+    density : Tensor (N,), float64, optional
+        1 / mean kNN distance; default that of the 20 nearest neighbours.
+    cluster : callable, optional
+        Given budget and seed, returns the clustering for them; default k-means.
+    regularizer : Regularizer
+        Of USL.
+    labels : Tensor (N,), int64, optional
+        Given to selectors marked ``uses_labels`` only.
+    """
+
+    points: Points
+    density: Tensor | None = None
+    cluster: Callable[[int, int], Clusters] | None = None
+    regularizer: Regularizer = field(default_factory=Regularizer)
+    labels: Tensor | None = None
+    _known: dict[Any, Any] = field(default_factory=dict)
+
+    def clusters(self, budget: int, seed: int) -> Clusters:
+        """As many non-empty clusters as the budget, or more."""
+
+        def compute() -> Clusters:
+            if self.cluster is not None:
+                return self.cluster(budget, seed)
+            return kmeans(self.points, budget, seed=seed, nonempty=budget, quiet=True)
+
+        found: Clusters = self._once((budget, seed), compute)
+        return found
+
+    def densities(self) -> Tensor:
+        """``density``, computed where it was not given."""
+        if self.density is not None:
+            return self.density
+        near = min(20, len(self.points))
+        found: Tensor = self._once("density", lambda: find_neighbors(self.points, near).density)
+        return found
+
+    def picks(self, budget: int, seed: int, regularizer: Regularizer) -> Picks:
+        """From each cluster a dense image, kept apart from the others by ``regularizer``."""
+        labels = self.clusters(budget, seed).labels
+        return pick(self.points, self.densities(), labels, budget, regularizer)
+
+    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A rule that chooses images.
+
+    Attributes
+    ----------
+    title : str
+        For tables.
+    choose : callable
+        ``choose(context, budget, *, seed)`` returns (B,) int64: exactly ``budget`` distinct rows,
+        the same for the same arguments.
+    uses_labels : bool
+        It needs the labels of the whole pool, so it is a comparison, not a way to choose.
+    """
+
+    title: str
+    choose: Callable[..., Tensor]
+    uses_labels: bool = False
+
+    def __call__(self, context: Context, budget: int, *, seed: int) -> Tensor:
+        """Choose ``budget`` images; see ``choose``.
+
+        Raises
+        ------
+        InputError
+            The budget is out of range, or there are no labels for a rule that uses them.
+        """
+        check_budget(budget, len(context.points))
+        if self.uses_labels and context.labels is None:
+            raise InputError(f"selector {self.title} needs the labels of the whole pool; give them")
+        seen = context if self.uses_labels else replace(context, labels=None)
+        return self.choose(seen, budget, seed=seed)
+
+
+def _random(context: Context, budget: int, *, seed: int) -> Tensor:
+    return random_picks(len(context.points), budget, seed=seed)
+
+
+def _stratified(context: Context, budget: int, *, seed: int) -> Tensor:
+    assert context.labels is not None
+    return stratified_picks(context.labels, budget, seed=seed)
+
+
+def _centres(context: Context, budget: int, *, seed: int) -> Tensor:
+    return central_picks(context.points, context.clusters(budget, seed))[:budget]
+
+
+def _densest(context: Context, budget: int, *, seed: int) -> Tensor:
+    return context.picks(budget, seed, Regularizer(rounds=1)).indices
+
+
+def _usl(context: Context, budget: int, *, seed: int) -> Tensor:
+    return context.picks(budget, seed, context.regularizer).indices
+
+
+SELECTORS: dict[str, Selector] = {
+    "random": Selector("random", _random),
+    "stratified": Selector("stratified", _stratified, uses_labels=True),
+    "kmeans-centres": Selector("k-means centres", _centres),
+    "densest": Selector("densest per cluster", _densest),
+    "usl": Selector("USL", _usl),
+}

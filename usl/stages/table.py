@@ -1,0 +1,160 @@
+"""The stages: what each script's settings are, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+
+from usl.cli import Call, call_of
+from usl.config.parse import CfgNode, parse
+from usl.config.paths import has
+from usl.errors import InputError
+from usl.stages import finetune, fixmatch, pretrain, usl, uslt_select, uslt_train
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A script's settings.
+
+    Attributes
+    ----------
+    defaults : callable
+        Returns a fresh tree.
+    cfg : str, optional
+        The YAML without ``--cfg``: the original's, where that has one.
+    """
+
+    defaults: Callable[[], CfgNode]
+    cfg: str | None = None
+
+
+# By folder and script.
+STAGES: dict[str, Stage] = {
+    "selective_labeling/usl-cifar.py": Stage(usl.usl_defaults, "configs/cifar10_usl.yaml"),
+    "selective_labeling/usl-features.py": Stage(usl.features_defaults, "configs/features_usl.yaml"),
+    "selective_labeling/random-cifar.py": Stage(usl.random_defaults, "configs/cifar10_random.yaml"),
+    "selective_labeling/compare.py": Stage(usl.compare_defaults),
+    "selective_labeling/usl-t-cifar.py": Stage(
+        uslt_select.uslt_defaults, "configs/cifar10_usl-t.yaml"
+    ),
+    "selective_labeling/usl-t-imagenet.py": Stage(
+        uslt_select.uslt_imagenet_defaults, "configs/ImageNet_usl-t_0.2.yaml"
+    ),
+    "usl-t_pretraining/mine-neighbors.py": Stage(usl.mine_defaults),
+    "usl-t_pretraining/usl-t-cifar-pretrain.py": Stage(
+        uslt_train.uslt_pretrain_defaults, "configs/cifar10_usl-t_pretrain.yaml"
+    ),
+    "usl-t_pretraining/usl-t-imagenet-pretrain.py": Stage(
+        uslt_train.uslt_imagenet_pretrain_defaults, "configs/ImageNet_usl-t_pretrain.yaml"
+    ),
+    "semisup-simclrv2-cld/fine_tune.py": Stage(
+        finetune.finetune_defaults, "configs/cifar10_usl_finetune.yaml"
+    ),
+    "semisup-fixmatch-cifar/train.py": Stage(
+        fixmatch.fixmatch_defaults, "configs/cifar10_usl_fixmatch.yaml"
+    ),
+    "selfsup-simclr-cld/pretrain.py": Stage(pretrain.pretrain_defaults),
+}
+# What options of the library are called in settings; of several, the one that a stage has.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "dataset": ("DATASET.NAME",),
+    "root": ("DATASET.ROOT_DIR",),
+    "transform": ("DATASET.TRANSFORM_NAME",),
+    "side": ("DATASET.IMAGE_SIZE",),
+    "batch_size": ("DATALOADER.BATCH_SIZE",),
+    "workers": ("DATALOADER.WORKERS",),
+    "cache_gb": ("DATALOADER.CACHE_GB",),
+    "architecture": ("MODEL.ARCH",),
+    "output": ("MODEL.FEATURES",),
+    "backbone_dim": ("MODEL.BACKBONE_DIM",),
+    "checkpoint": ("MODEL.PRETRAIN_PATH",),
+    "weights": ("USLT.WEIGHTS", "MODEL.WEIGHTS"),
+    "trust": ("MODEL.TRUST_CHECKPOINT",),
+    "depth": ("MODEL.DEPTH",),
+    "width": ("MODEL.WIDTH",),
+    "device": ("DEVICE",),
+    "run_name": ("RUN_NAME",),
+    "run_dir": ("RUN_DIR",),
+    "recompute": ("RECOMPUTE_ALL",),
+    "resume": ("RESUME",),
+    "export": ("EXPORT",),
+    "backend": ("KNN.BACKEND",),
+    "k": ("USL.KNN_K", "USLT.KNN_K", "NUM_NEIGHBORS"),
+    "iterations": ("USL.K_MEANS_NITERS",),
+    "weight": ("USL.REG.W",),
+    "alpha": ("USL.REG.ALPHA",),
+    "momentum": ("USL.REG.MOMENTUM",),
+    "horizon": ("USL.REG.HORIZON",),
+    "horizon_dist": ("USL.REG.HORIZON_DIST",),
+    "horizon_num": ("USL.REG.HORIZON_NUM",),
+    "clusters": ("USLT_PRETRAIN.NUM_SELECTED_SAMPLES",),
+    "head": ("USLT.HEAD_IN_USE",),
+    "pseudo_labels": ("USLT.NUM_PSEUDO_LABELS_PER_CLUSTER",),
+    "epochs": ("EPOCHS",),
+    "steps": ("STEPS",),
+    "stop": ("FIXMATCH.EARLY_STOP",),
+    "lr": ("OPTIMIZER.LR",),
+    "schedule": ("SCHEDULE",),
+    "warmup": ("WARMUP_EPOCHS",),
+    "accumulate": ("ACCUMULATE",),
+    "precision": ("PRECISION",),
+    "ema": ("EMA_DECAY", "USLT_PRETRAIN.EMA_DECAY"),
+    "save_every": ("CHECKPOINT_STEPS",),
+    "evaluate_every": ("EVALUATE_EVERY",),
+    "scale": ("AUGMENT.CROP",),
+    "flip": ("AUGMENT.FLIP",),
+    "jitter": ("AUGMENT.JITTER",),
+    "grey": ("AUGMENT.GREY",),
+    "blur": ("AUGMENT.BLUR",),
+    "temperature": ("SIMCLR.TEMPERATURE", "FIXMATCH.TEMPERATURE"),
+    "groups": ("GROUP.COUNT",),
+    "group_temperature": ("GROUP.TEMPERATURE",),
+    "mu": ("FIXMATCH.MU",),
+    "threshold": ("FIXMATCH.THRESHOLD",),
+    "lambda_u": ("FIXMATCH.LAMBDA_U",),
+}
+# Keys of older YAML files, and why they do nothing any more.
+RETIRED = {"AUGMENT.BACKEND": "random views are always made in batches"}
+
+
+def owners(key: str) -> list[str]:
+    """The scripts that have a setting."""
+    return [Path(name).name for name, stage in STAGES.items() if has(stage.defaults(), key)]
+
+
+def stage(
+    script: str, doc: str | None
+) -> Callable[[Callable[[CfgNode, Call], None]], Callable[..., None]]:
+    """Make ``main(cfg, call)`` of a script what can be called with arguments: ``main(argv)``.
+
+    The settings are read, and errors of the library name its options as settings.
+
+    Parameters
+    ----------
+    script, doc
+        ``__file__`` and ``__doc__`` of the script.
+    """
+    path = Path(script).resolve()
+    entry = STAGES[f"{path.parent.name}/{path.name}"]
+
+    def decorate(main: Callable[[CfgNode, Call], None]) -> Callable[..., None]:
+        @wraps(main)
+        def run(argv: Sequence[str] | None = None) -> None:
+            cfg = entry.defaults()
+            try:
+                cfg = parse(
+                    cfg, argv, script=script, doc=doc, default_cfg=entry.cfg, retired=RETIRED,
+                    owners=owners,
+                )  # fmt: skip
+                main(cfg, call_of(script, argv))
+            except InputError as error:
+                keys = cfg
+                raise error.naming(
+                    lambda option: next((k for k in SETTINGS.get(option, ()) if has(keys, k)), None)
+                ) from None
+
+        return run
+
+    return decorate
