@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: .venv/ready
 	cd selfsup-simclr-cld && ../$(BIN)/python pretrain.py --cfg configs/digits_simclr.yaml
@@ -17,6 +17,10 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The manual, in site/.
+docs: .venv/ready-docs
+	$(BIN)/mkdocs build --strict
+
 # What the original README says, in an environment of its own.
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,4 +29,8 @@ lint: .venv/ready-dev
 
 .venv/ready-dev: .venv/ready
 	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+.venv/ready-docs: .venv/ready
+	$(BIN)/pip install --quiet -e ".[docs]"
 	touch $@

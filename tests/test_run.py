@@ -2,17 +2,24 @@
 
 import json
 import logging
+import subprocess
+import sys
+from subprocess import PIPE
 
 import numpy as np
 import pytest
-from conftest import STAGE
+from commands import CIFAR
+from helpers import ROOT
 
 from usl import InputError
-from usl.artifacts import fingerprint, load_array, replacing, save_array
-from usl.config import parse, usl_defaults
-from usl.run import Expected, choose_device, cli, start
+from usl.artifacts import fingerprint, load_array, save_array
+from usl.cli import call_of
+from usl.config.parse import parse
+from usl.run import Expected
+from usl.stages.inputs import begin as stage_begin
+from usl.stages.usl import usl_defaults
 
-SCRIPT = str(STAGE / "usl-cifar.py")
+SCRIPT = str(ROOT / CIFAR)
 EXPECTED = [Expected("a.npy", (3,)), Expected("b.npy", (3,), kind="iu", low=0, high=9)]
 
 
@@ -29,11 +36,11 @@ class Maker:
 
 @pytest.fixture
 def begin(tmp_path, monkeypatch):
-    monkeypatch.chdir(STAGE)
+    monkeypatch.chdir(ROOT / "selective_labeling")
 
     def begin(*opts):
         argv = ["--opts", "RUN_DIR", str(tmp_path / "run"), *map(str, opts)]
-        return start(parse(usl_defaults(), argv, script=SCRIPT), argv, script=SCRIPT)
+        return stage_begin(parse(usl_defaults(), argv, script=SCRIPT), call_of(SCRIPT, argv))
 
     return begin
 
@@ -196,7 +203,7 @@ def test_skip_save_writes_nothing(begin, tmp_path):
     go(run, maker := Maker())
     run.finish()
     assert maker.calls == 1 and not (tmp_path / "run").exists()
-    assert run.print_of("a.npy") == fingerprint(np.full(3, 1.0))
+    assert run.fingerprint_of("a.npy") == fingerprint(np.full(3, 1.0))
 
 
 def test_a_foreign_record(begin):
@@ -209,76 +216,34 @@ def test_a_foreign_record(begin):
 
 def test_run_dir_that_cannot_be(tmp_path, begin):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot use RUN_DIR .* choose another"):
+    with pytest.raises(InputError, match="cannot use `run_dir` .* choose another"):
         begin("RUN_DIR", tmp_path / "file" / "run")
 
 
 def test_run_dir_that_must_not_be_there(begin):
     begin()
-    with pytest.raises(InputError, match="is there already; choose another RUN_NAME"):
+    with pytest.raises(InputError, match="is there already; choose another `run_name`"):
         begin("SAVE_DIR_EXIST_OK", False)
-
-
-def test_devices():
-    assert str(choose_device("cpu")) == "cpu"
-    for name in ("abacus", "cuda:77"):
-        with pytest.raises(InputError, match=f"DEVICE {name} is not on this machine"):
-            choose_device(name)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "x"
-    path.write_text("old")
-    with pytest.raises(InputError, match="No space left"), replacing(path) as file:
-        file.write(b"new")
-        raise OSError(28, "No space left on device")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_bad_arrays(tmp_path):
-    good = tmp_path / "good.npy"
-    np.save(good, np.arange(100.0))
-    (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:-40])
-    (tmp_path / "text.npy").write_text("not an array")
-    (tmp_path / "empty.npy").touch()
-    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    np.savez(tmp_path / "several.npz", a=np.zeros(3))
-    for name, message in [
-        ("none.npy", "there is no file"),
-        ("cut.npy", "damaged or not .npy"),
-        ("text.npy", "holds pickled objects or is not .npy"),
-        ("empty.npy", "damaged or not .npy"),
-        ("pickled.npy", "holds pickled objects"),
-        ("several.npz", "archive of several arrays"),
-        (".", "Is a directory"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            load_array(tmp_path / name)
-
-
-def test_cli_says_one_line(capsys):
-    def bad():
-        raise InputError("two\nlines")
-
-    with pytest.raises(SystemExit) as left:
-        cli(bad)
-    assert left.value.code == 2 and capsys.readouterr().err == "error: two lines\n"
-
-    def interrupted():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as left:
-        cli(interrupted)
-    assert left.value.code == 130
-
-    def bug():
-        raise KeyError("a bug keeps its traceback")
-
-    with pytest.raises(KeyError):
-        cli(bug)
 
 
 def test_the_log_goes_to_the_file(begin):
     run = begin()
     logging.getLogger("usl").info("hello")
     assert "hello" in (run.folder / "run.log").read_text()
+
+
+def test_a_second_run_in_a_folder_at_work_is_refused(begin, tmp_path):
+    holder = (
+        "import sys; from pathlib import Path; from usl.run import _lock;"
+        "_lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-c", holder, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another run is at work in .*run; wait for it, or"):
+            begin()
+        assert not (tmp_path / "run" / "config.yaml").exists()
+        other.stdin.close()
+    begin()
+    begin()  # one process may begin again where it has begun

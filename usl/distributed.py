@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,8 +56,17 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    parts: tuple[Tensor, ...] = differentiable.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
-    return torch.cat(parts)
+    with _quiet():
+        parts: list[Tensor] = differentiable.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
+    return torch.cat(tuple(parts))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's advice to call functions of its own that begin with an underscore."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed.nn.functional", FutureWarning)
+        yield
 
 
 def from_main(*tensors: Tensor) -> None:
@@ -77,7 +87,8 @@ def mean(x: Tensor) -> Tensor:
 
 def _sum(x: Tensor) -> Tensor:
     """Sum over the processes; what flows back is summed over them too."""
-    total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    with _quiet():
+        total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -94,7 +94,7 @@ class Run:
     Attributes
     ----------
     folder : Path or None
-        RUN_DIR; None with SKIP_SAVE, when nothing is written.
+        Its folder; None where nothing is written.
     device : torch.device
     command : str
         What to type to repeat the run.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
-from usl.data.augment import BLUR_RADIUS, Draws
+
+from usl.augment.moco import Params
 
 
-def apply(images: np.ndarray, draws: Draws, size: int) -> Tensor:
+def apply(images: np.ndarray, params: Params, size: int) -> Tensor:
     """Augment images one by one.
 
     Parameters
     ----------
     images : ndarray (n, H, W, C), uint8
-    draws : Draws
+    params : Params
         For these n images.
     size : int
         Side of the result.
@@ -26,23 +27,22 @@ def apply(images: np.ndarray, draws: Draws, size: int) -> Tensor:
     -------
     Tensor (n, C, size, size), float32 in [0, 1]
     """
-    return torch.stack([_one(image, draws, row, size) for row, image in enumerate(images)])
+    return torch.stack([_one(image, params, row, size) for row, image in enumerate(images)])
 
 
-def _one(image: np.ndarray, draws: Draws, row: int, size: int) -> Tensor:
+def _one(image: np.ndarray, params: Params, row: int, size: int) -> Tensor:
     grey_image = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey_image else image)
-    box = draws.box[row].tolist()
+    box = params.box[row].tolist()
     picture = F.resized_crop(picture, *box, [size, size], InterpolationMode.BILINEAR)
-    if draws.jitter[row]:
-        for number in draws.order[row].tolist():
-            picture = OPERATIONS[number](picture, float(draws.factors[row, number]))
-    if draws.grey[row] and not grey_image:
+    if params.jitter[row]:
+        for number in params.order[row].tolist():
+            picture = OPERATIONS[number](picture, float(params.factors[row, number]))
+    if params.grey[row] and not grey_image:
         picture = F.to_grayscale(picture, 3)
-    if draws.blur[row]:
-        radius = min(BLUR_RADIUS, size - 1)
-        picture = F.gaussian_blur(picture, [2 * radius + 1] * 2, [float(draws.sigma[row])] * 2)
-    if draws.flip[row]:
+    if params.blur[row]:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(params.sigma[row])))
+    if params.flip[row]:
         picture = F.hflip(picture)
     result: Tensor = F.to_tensor(picture)
     return result

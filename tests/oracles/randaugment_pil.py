@@ -9,8 +9,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as F
-from usl.data.pool import NAMES
-from usl.data.strong import Draws
+
+from usl.augment.ops import NAMES
+from usl.augment.randaugment import Params
 
 
 def _affine(picture: Image.Image, *matrix: float) -> Image.Image:
@@ -36,36 +37,36 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 
 
-def apply(images: np.ndarray, draws: Draws) -> Tensor:
+def apply(images: np.ndarray, params: Params) -> Tensor:
     """Augment images one by one.
 
     Parameters
     ----------
     images : ndarray (n, H, W, C), uint8
-    draws : Draws
+    params : Params
         For these n images.
 
     Returns
     -------
     Tensor (n, C, H, W), float32 in [0, 1]
     """
-    return torch.stack([_one(image, draws, row) for row, image in enumerate(images)])
+    return torch.stack([_one(image, params, row) for row, image in enumerate(images)])
 
 
-def _one(image: np.ndarray, draws: Draws, row: int) -> Tensor:
+def _one(image: np.ndarray, params: Params, row: int) -> Tensor:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    if draws.flip[row]:
+    if params.flip[row]:
         picture = F.hflip(picture)
-    down, right = draws.shift[row].tolist()
+    down, right = params.shift[row].tolist()
     if down or right:
         size, padding = picture.size, max(abs(down), abs(right))
         picture = F.pad(picture, padding, padding_mode="reflect")
         picture = F.crop(picture, padding + down, padding + right, size[1], size[0])
     for number, amount in zip(
-        draws.operation[row].tolist(), draws.amount[row].tolist(), strict=True
+        params.operation[row].tolist(), params.amount[row].tolist(), strict=True
     ):
         picture = OPERATIONS[NAMES[number]](picture, amount)
     result: Tensor = F.to_tensor(picture)
-    top, left, bottom, right = draws.hole[row].tolist()
-    result[:, top:bottom, left:right] = draws.fill[: len(result), None, None]
+    top, left, bottom, right = params.hole[row].tolist()
+    result[:, top:bottom, left:right] = params.fill[: len(result), None, None]
     return result

@@ -241,28 +241,29 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     """PIL's Gaussian blur, (n, C, H, W) with ``sigma`` (n,) in pixels; the border is continued.
 
     Three box blurs along the rows, then three along the columns, each rounded to grey levels, whose
-    boxes have fractional ends (Gwosdek et al., SSVM 2011).
+    boxes have fractional ends (Gwosdek et al., SSVM 2011). In whole numbers, as PIL: float64 holds
+    them exactly, so that no level depends on the order of a sum.
     """
     radius = _box_radius(sigma)
     whole = radius.floor()
-    # In PIL's fixed-point numbers of 24 bits: the weight of each pixel of the box, and of its ends.
+    # In 2^24ths: the weight of each pixel of the box, and of the two at its ends.
     inner = (2**24 / (2 * radius + 1)).floor()
     ends = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
     reach = int(whole.max()) + 1
     steps = torch.arange(-reach, reach + 1, device=x.device).abs()
     weights = torch.where(steps == whole[:, None] + 1, ends[:, None], 0)
-    weights = torch.where(steps <= whole[:, None], inner[:, None], weights) / 2**24
-    levels = (x * 255).round()
+    weights = torch.where(steps <= whole[:, None], inner[:, None], weights).double()
+    levels = (x * 255).round().double()
     for _ in range(2):
         for _ in range(BLUR_PASSES):
             wide = F.pad(levels, (reach, reach, 0, 0), mode="replicate")
-            levels = torch.full_like(levels, 0.5)
+            levels = torch.full_like(levels, 2.0**23)
             for start, weight in enumerate(weights.T):
                 shifted = wide[..., start : start + levels.shape[3]]
-                levels.addcmul_(shifted, weight[:, None, None, None])
-            levels.floor_()
+                levels += shifted * weight[:, None, None, None]
+            levels = (levels / 2**24).floor_()
         levels = levels.transpose(2, 3)
-    return levels / 255
+    return levels.to(x.dtype) / 255
 
 
 def _box_radius(sigma: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def parse(
     doc : str, optional
         ``__doc__`` of the script, for ``--help``.
     default_cfg : str, optional
-        The YAML without ``--cfg``.
+        The YAML without ``--cfg``, from the script's folder.
     retired : mapping of str to str, optional
         Keys of old YAML files that do nothing any more, and why: a word is said, and no more.
     owners : callable
@@ -83,7 +83,9 @@ def parse(
     cfg = defaults
     for key in PATH_KEYS:
         resolve(cfg, key, stage, stage)
-    name = arguments.cfg or default_cfg
+    name = arguments.cfg
+    if name is None and default_cfg is not None:
+        name = str(stage / default_cfg)
     if name is not None:
         for path in _inheritance(find_config(name, stage)):
             tree = _without(_read_yaml(path), retired or {}, source=str(path))
@@ -223,8 +225,10 @@ def _without(tree: dict[str, Any], retired: Mapping[str, str], *, source: str) -
             name = f"{prefix}{key}"
             if name in retired:
                 log.warning("%s: %s is ignored: %s", source, name, retired[name])
-            else:
-                found[key] = kept(value, f"{name}.") if isinstance(value, dict) else value
+            elif not isinstance(value, dict):
+                found[key] = value
+            elif (inside := kept(value, f"{name}.")) or not value:
+                found[key] = inside
         return found
 
     return kept(tree, "")

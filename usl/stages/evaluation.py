@@ -75,6 +75,8 @@ class Method:
         Images that are tested at once.
     last : int
         How many of the last tests are averaged too; 0: none.
+    check : callable
+        Raises InputError where so many processes cannot train; called when they are there.
     export : callable, optional
         Given the trial's folder, returns what writes its checkpoints in another layout.
     """
@@ -84,6 +86,7 @@ class Method:
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     test_batch: int
     last: int = 0
+    check: Callable[[], None] = lambda: None
     export: Callable[[Path], Callable[[dict[str, Any], dict[str, float]], None]] | None = None
 
 
@@ -158,6 +161,7 @@ def evaluate(
     """
     train, test = splits
     with distributed.processes(choose_device(cfg.DEVICE)) as device:
+        method.check()
         for trial in trials:
             trial.plan.check(trial.images)
         preprocess, views = preprocess_of(cfg, train), views_of(cfg, train, device=device)

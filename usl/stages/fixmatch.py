@@ -83,6 +83,11 @@ def trials_of(cfg: CfgNode, images: ImageDataset) -> list[Trial]:
             f"FIXMATCH.EARLY_STOP is {fixmatch.EARLY_STOP}; choose 0, for none, or more"
         )
     batch = cfg.DATALOADER.BATCH_SIZE * fixmatch.MU
+    if fixmatch.LAMBDA_U and batch > len(images):
+        raise InputError(
+            f"a step takes {batch} unlabelled images, DATALOADER.BATCH_SIZE times FIXMATCH.MU, and "
+            f"there are {len(images)}; lower one of them"
+        )
     trials = []
     for seed in fixmatch.SEEDS:
         labelled = read_labels(
@@ -156,11 +161,12 @@ def method_of(cfg: CfgNode, images: ImageDataset) -> Method:
             trial.labelled,
             options,
             seed=trial.seed,
-            numbers=trial.images,
+            steps=fixmatch.EVAL_STEPS,
             compiled=fixmatch.COMPILE,
         ),
         optimizer=lambda network: sgd(network, cfg.OPTIMIZER, decay_all=False),
         test_batch=512,
         last=20,
-        export=exporting,
+        check=options.check_processes,
+        export=lambda folder: exporting(folder, lr=cfg.OPTIMIZER.LR),
     )

@@ -136,6 +136,11 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
     )
 
 
+def clusters_for(budget: int, images: int, dataset: str) -> int:
+    """How many clusters are made for a budget: as many, and spares for two published budgets."""
+    return min(images, SPARE_CLUSTERS.get((dataset, budget), budget))
+
+
 def clusters(
     run: Run,
     features: Features,
@@ -148,7 +153,7 @@ def clusters(
 ) -> Clusters:
     """One cluster for every pick, with spares for two published budgets of ``dataset``."""
     n = len(points)
-    count = min(n, SPARE_CLUSTERS.get((dataset, budget), budget))
+    count = clusters_for(budget, n, dataset)
     source = {
         "features": features.fingerprint,
         "clusters": count,

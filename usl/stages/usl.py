@@ -62,7 +62,7 @@ def add_usl(c: CfgNode) -> CfgNode:
     c.USL.REG.HORIZON_NUM = 128
     # With HORIZON num: leave out the own cluster's pick instead of picks at distance 0.
     c.USL.REG.EXCLUDE_SAME_CLUSTER = False
-    return add_neighbors(selection.add_export(c))
+    return add_neighbors(c)
 
 
 def add_neighbors(c: CfgNode) -> CfgNode:
@@ -85,7 +85,7 @@ def add_features(c: CfgNode) -> CfgNode:
 
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
-    return add_usl(encoder_defaults())
+    return selection.add_export(add_usl(encoder_defaults()))
 
 
 def features_defaults() -> CfgNode:
@@ -138,7 +138,7 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
     if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
-    check_exports(cfg.EXPORT)
+    check_exports(cfg.get("EXPORT", []))
     regularizer_of(cfg.USL.REG)
 
 

@@ -116,7 +116,7 @@ def clusters_of(
 
     Block by block, since all logits of ImageNet would not fit into memory; in float64, since
     in float32 rounding would decide between clusters that a reassignment has just parted. See
-    :func:`usl.selection.uslt.confident`.
+    :func:`usl.selectors.uslt.confident`.
     """
     exact = copy.deepcopy(heads).double()
     found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in heads]

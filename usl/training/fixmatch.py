@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,30 +91,36 @@ def unlabelled_loss(
     return (F.cross_entropy(strong, answer, reduction="none") * mask).mean(), mask
 
 
-def labelled_stream(count: int, start: int, stop: int, *, seed: int) -> Iterator[tuple[int, int]]:
-    """Rows ``start`` to ``stop`` of an endless list that shuffles the labelled images anew.
+class Batches:
+    """Endless batches of the rows 0 to ``count`` - 1: each pass shuffles them anew.
 
-    So every image comes as often as any other, also where there are fewer than a batch.
+    So a batch has no row twice, and a pass visits each at most once; what is left of a pass after
+    its last whole batch is dropped.
 
     Parameters
     ----------
-    count : int
-        Labelled images.
-    start, stop : int
+    count, batch : int
     seed : int
-
-    Yields
-    ------
-    image : int
-        From 0 to ``count`` - 1.
-    turn : int
-        How often it has come before.
     """
-    for turn in range(start // count, -(-stop // count)):
-        order = permutation(count, seed=seed, epoch=turn).tolist()
-        first = turn * count
-        for row in range(max(start - first, 0), min(stop - first, count)):
-            yield order[row], turn
+
+    def __init__(self, count: int, batch: int, *, seed: int) -> None:
+        self.count, self.batch, self.seed = count, batch, seed
+        self._pass, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, number: int) -> tuple[Tensor, int]:
+        """Rows (batch,), int64, on the CPU, of a batch, and the number of its pass."""
+        turn, rank = divmod(number, self.count // self.batch)
+        if turn != self._pass:
+            self._pass, self._order = turn, permutation(self.count, seed=self.seed, epoch=turn)
+        return self._order[rank * self.batch : (rank + 1) * self.batch], turn
+
+
+def repeats(count: int, batch: int, steps: int) -> int:
+    """How often a list of ``count`` labelled images is repeated: fewer than a batch fill ``steps``.
+
+    As in the implementation that the published results come from.
+    """
+    return -(-batch * steps // count) if count < batch else 1
 
 
 def fixmatch_step(
@@ -125,14 +131,14 @@ def fixmatch_step(
     options: FixMatch,
     *,
     seed: int,
-    numbers: int,
+    steps: int,
     compiled: bool = False,
 ) -> Callable[[nn.Module], Step]:
     """The step of FixMatch, for :func:`usl.training.loop.fit`.
 
-    The loop's images are 0 to ``numbers`` - 1 in each epoch, which stand for the training images in
-    turn, epoch after epoch, each time with another view. Labelled, weak and strong views go
-    through the network together. Under ``torchrun`` every process has its part of both.
+    The loop only counts: labelled and unlabelled images come from lists of their own, which every
+    pass shuffles anew, each time with another view. Labelled, weak and strong views go through the
+    network together. Under ``torchrun`` every process has its part of both.
 
     Parameters
     ----------
@@ -142,12 +148,30 @@ def fixmatch_step(
     labelled : Labelled
     options : FixMatch
     seed : int
-    numbers : int
-        Unlabelled images of an epoch.
+    steps : int
+        Between two tests; see :func:`repeats`.
     compiled : bool
         Run the network through ``torch.compile``.
+
+    Raises
+    ------
+    InputError
+        A step takes more unlabelled images than there are.
     """
-    size = len(views.images)
+    size, unlabelled = len(views.images), options.labelled * options.mu
+    if options.weight and unlabelled > size:
+        raise InputError(
+            f"a step takes {unlabelled} unlabelled images, `batch_size` times `mu`, and there are "
+            f"{size}; lower one of them"
+        )
+    count = len(labelled)
+    own = Batches(count * repeats(count, options.labelled, steps), options.labelled, seed=seed)
+    others = Batches(size, unlabelled, seed=seed)
+
+    def share(rows: Tensor) -> Tensor:
+        """The part of a batch that this process sees."""
+        part = rows.chunk(distributed.world_size())[distributed.rank()]
+        return part.to(views.device)
 
     def make(network: nn.Module) -> Step:
         if compiled:
@@ -155,31 +179,30 @@ def fixmatch_step(
         indices, labels = labelled.indices.to(views.device), labelled.labels.to(views.device)
 
         def labelled_batch(number: int) -> tuple[Tensor, Tensor]:
-            share = options.labelled // distributed.world_size()
-            start = number * options.labelled + distributed.rank() * share
-            drawn = labelled_stream(len(labelled), start, start + share, seed=seed)
-            rows, turns = torch.tensor(list(drawn), device=views.device).unbind(dim=1)
-            images = indices[rows]
-            key = Key(images + size * turns, seed, view=LABELLED)
-            return views(weak, images, key), labels[rows]
+            rows, turn = own(number)
+            rows = share(rows)
+            images = indices[rows % count]
+            # Each copy of an image in the list is a view of its own, whatever its row.
+            key = Key(images + size * (rows // count), seed, turn, LABELLED)
+            return views(weak, images, key), labels[rows % count]
 
-        def step(numbers_: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        def step(_: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
             x, answers = labelled_batch(number)
             if not options.weight:
                 loss = F.cross_entropy(network(x).float(), answers)
                 return loss, {"loss_labelled": loss}
-            numbers_ = numbers_ + epoch * numbers
-            images = numbers_ % size
-            others = [
-                views(transform, images, Key(numbers_, seed, view=view))
+            rows, turn = others(number)
+            images = share(rows)
+            seen = [
+                views(transform, images, Key(images, seed, turn, view))
                 for transform, view in ((weak, WEAK), (strong, STRONG))
             ]
-            logits = network(torch.cat([x, *others])).float()
-            own, first, second = logits.split([len(x), len(numbers_), len(numbers_)])
+            logits = network(torch.cat([x, *seen])).float()
+            first, second, third = logits.split([len(x), len(images), len(images)])
             with torch.autocast(logits.device.type, enabled=False):
-                loss_x = F.cross_entropy(own, answers)
+                loss_x = F.cross_entropy(first, answers)
                 loss_u, mask = unlabelled_loss(
-                    first, second, threshold=options.threshold, temperature=options.temperature
+                    second, third, threshold=options.threshold, temperature=options.temperature
                 )
                 loss = loss_x + options.weight * loss_u
             return loss, {"loss_labelled": loss_x, "loss_unlabelled": loss_u, "mask": mask.mean()}
@@ -189,22 +212,51 @@ def fixmatch_step(
     return make
 
 
-def exporting(folder: Path) -> Callable[[dict[str, Any], dict[str, float]], None]:
+def scheduler_state(
+    groups: list[dict[str, Any]], *, step: int, lr: float, base_lr: float
+) -> dict[str, Any]:
+    """What ``LambdaLR`` of torch keeps after ``step`` steps, for the parameter groups of SGD.
+
+    Parameters
+    ----------
+    groups : list of dict
+    step : int
+    lr, base_lr : float
+        Learning rate now, and at the start of the schedule.
+    """
+    stand_ins = [{"params": [torch.zeros(1, requires_grad=True)]} for _ in groups]
+    optimizer = torch.optim.SGD(stand_ins, lr=base_lr)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    state = scheduler.state_dict()
+    state |= {"last_epoch": step, "_step_count": step + 1, "_last_lr": [lr] * len(groups)}
+    return state
+
+
+def exporting(folder: Path, *, lr: float) -> Callable[[dict[str, Any], dict[str, float]], None]:
     """Write ``checkpoint.pth.tar`` and ``model_best.pth.tar`` in the layout of the original.
 
-    For ``export`` of :func:`usl.training.loop.fit`: after each test.
+    For ``export`` of :func:`usl.training.loop.fit`: after each test. Other trainers resume them:
+    the entries of optimizer and scheduler are those of torch's SGD and LambdaLR.
+
+    Parameters
+    ----------
+    folder : Path
+    lr : float
+        Learning rate at the start of the schedule.
     """
 
     def export(content: dict[str, Any], row: dict[str, float]) -> None:
         accuracies = [one["accuracy"] for one in content["metrics"] if "accuracy" in one]
+        optimizer = content["optimizer"]
+        groups = [group | {"initial_lr": lr} for group in optimizer["param_groups"]]
         layout = {
             "epoch": content["epoch"],
             "state_dict": content["model"],
             "ema_state_dict": content["ema_model"],
             "acc": row["accuracy"],
             "best_acc": max(accuracies),
-            "optimizer": content["optimizer"],
-            "scheduler": {"last_epoch": content["step"], "_last_lr": [row["lr"]]},
+            "optimizer": {"state": optimizer["state"], "param_groups": groups},
+            "scheduler": scheduler_state(groups, step=content["step"], lr=row["lr"], base_lr=lr),
         }
         names = ["checkpoint.pth.tar"]
         if row["accuracy"] >= layout["best_acc"]:

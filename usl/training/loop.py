@@ -200,8 +200,9 @@ def fit(
         Continue ``folder/checkpoint.pth`` if it is there. On the CPU the weights are then those
         of a run that was never interrupted.
     evaluate : callable, optional
-        Given the evaluated network in eval mode, returns numbers for the metrics; those named
-        ``name/part`` share a curve in the report.
+        Given a network in eval mode, returns numbers for the metrics; those named ``name/part``
+        share a picture in the report. With a weight average it is called twice, for the network
+        itself, whose numbers are marked ``raw``, and then for its average.
     after_step : callable, optional
         Called with the number of the step, once its update of the weights is done.
     extras : mapping of str to Stateful, optional
@@ -265,7 +266,7 @@ def fit(
         row = {"epoch": epoch + 1, "step": state.step, "lr": lr} | state.means()
         row["images_per_second"] = (state.step - first) * plan.batch_size / spent
         if evaluate and ((epoch + 1) % plan.evaluate_every == 0 or state.step == end):
-            row |= evaluate(state.evaluated().eval())
+            row |= state.tested(evaluate)
         state.end_epoch(row, export)
         if writer is not None:
             for name, value in row.items():
@@ -358,6 +359,12 @@ class _State:
 
     def evaluated(self) -> nn.Module:
         return self.network if self.average is None else self.average.module
+
+    def tested(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+        """What ``evaluate`` finds; of an average, also of the network that it is the average of."""
+        raw = {} if self.average is None else evaluate(self.network.eval())
+        found = evaluate(self.evaluated().eval())
+        return found | {f"{k} raw" if "/" in k else f"{k}/raw": v for k, v in raw.items()}
 
     def end_epoch(
         self,

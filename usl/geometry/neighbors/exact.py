@@ -110,7 +110,7 @@ def backend_of(name: str) -> Backend:
         return BACKENDS["torch"]
     if name not in BACKENDS:
         known = ", ".join(("auto", *BACKENDS))
-        raise InputError(f"unknown neighbour backend {name!r}; choose one of {known}")
+        raise InputError(f"unknown `backend` {name!r}; choose one of {known}")
     return BACKENDS[name]
 
 

@@ -1,0 +1,74 @@
+"""Scripts by their folders, and command lines that let them run on little in little time."""
+
+CIFAR = "selective_labeling/usl-cifar.py"
+FEATURES = "selective_labeling/usl-features.py"
+RANDOM = "selective_labeling/random-cifar.py"
+COMPARE = "selective_labeling/compare.py"
+MINE = "usl-t_pretraining/mine-neighbors.py"
+PRETRAIN = "usl-t_pretraining/usl-t-cifar-pretrain.py"
+SELECT = "selective_labeling/usl-t-cifar.py"
+FOLDER_PRETRAIN = "usl-t_pretraining/usl-t-imagenet-pretrain.py"
+FOLDER_SELECT = "selective_labeling/usl-t-imagenet.py"
+SIMCLR = "selfsup-simclr-cld/pretrain.py"
+FINETUNE = "semisup-simclrv2-cld/fine_tune.py"
+FIXMATCH = "semisup-fixmatch-cifar/train.py"
+
+CLUSTERS = 6
+TINY = ("MODEL.ARCH", "SmallResNet", "MODEL.BACKBONE_DIM", 64)
+FOLDER = ("DATASET.NAME", "folder", "DATASET.IMAGE_SIZE", 32, *TINY)
+
+
+def pretraining(root, neighbors, folder):
+    return (
+        "--cfg", "configs/cifar10_usl-t_pretrain.yaml", "--opts", *TINY,
+        "DATASET.ROOT_DIR", root, "MODEL.PRETRAIN_PATH", root / "pretext.pth.tar",
+        "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH", neighbors, "RUN_DIR", folder,
+        "USLT_PRETRAIN.NUM_SELECTED_SAMPLES", CLUSTERS, "USLT_PRETRAIN.CONFIDENCE_THRESHOLD", 0.2,
+        "EPOCHS", 2, "DATALOADER.BATCH_SIZE", 16, "OPTIMIZER.LR", 1e-3,
+    )  # fmt: skip
+
+
+def selection(root, checkpoint, folder):
+    return (
+        "--cfg", "configs/cifar10_usl-t.yaml", "--opts", *TINY, "DATASET.ROOT_DIR", root,
+        "MODEL.PRETRAIN_PATH", checkpoint, "RUN_DIR", folder, "USLT.NUM_SELECTED_SAMPLES", 0,
+        "USLT.NUM_CLUSTERS", 0, "DATALOADER.BATCH_SIZE", 16,
+    )  # fmt: skip
+
+
+def folder_pretraining(root, run):
+    return (
+        "--cfg", "configs/ImageNet100_usl-t_pretrain.yaml", "--opts", *FOLDER,
+        "DATASET.ROOT_DIR", root, "MODEL.PRETRAIN_PATH", root / "pretext.pth.tar", "RUN_DIR", run,
+        "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH", root / "n.npy", "USLT_PRETRAIN.NUM_NEIGHBORS", 5,
+        "USLT_PRETRAIN.NUM_SELECTED_SAMPLES", 5, "USLT_PRETRAIN.REASSIGN_AFTER_STEPS", 2,
+        "USLT_PRETRAIN.COUNT_EMA_MIN_TH", 3, "USLT_PRETRAIN.COUNT_EMA_MAX_TH", 5,
+        "EPOCHS", 3, "DATALOADER.BATCH_SIZE", 12, "OPTIMIZER.LR", 1e-3, "DATALOADER.WORKERS", 1,
+    )  # fmt: skip
+
+
+def folder_selection(root, checkpoint, run):
+    return (
+        "--cfg", "configs/ImageNet100_usl-t_0.3.yaml", "--opts", *FOLDER, "RUN_NAME", "mine",
+        "DATASET.ROOT_DIR", root, "MODEL.PRETRAIN_PATH", checkpoint, "RUN_DIR", run,
+        "USLT.NUM_PSEUDO_LABELS_PER_CLUSTER", 2, "USLT.NUM_CLUSTERS", 0,
+        "DATALOADER.BATCH_SIZE", 16, "DATALOADER.WORKERS", 1,
+    )  # fmt: skip
+
+
+def finetuning(encoder, run, *options):
+    return (
+        "--cfg", "configs/digits_usl_finetune.yaml", "--opts", "MODEL.PRETRAIN_PATH", encoder,
+        "MODEL.BACKBONE_DIM", 64, "RUN_DIR", run, "FINETUNE.REPEAT_DATA", 7, "EPOCHS", 3,
+        "FINETUNE.SEEDS", "[1, 2]",
+        "FINETUNE.LABELED_INDICES_PATH", "slice{seed}", *options,
+    )  # fmt: skip
+
+
+def fixmatching(root, run, *options):
+    return (
+        "--cfg", "configs/cifar10_usl_fixmatch.yaml", "--opts", "DATASET.ROOT_DIR", root,
+        "RUN_DIR", run, "MODEL.DEPTH", 10, "MODEL.WIDTH", 1, "DATALOADER.BATCH_SIZE", 4,
+        "FIXMATCH.MU", 2, "STEPS", 4, "FIXMATCH.EVAL_STEPS", 2, "FIXMATCH.SEEDS", "[1]",
+        "FIXMATCH.NUM_LABELED", 20, "FIXMATCH.LABELED_INDICES_PATH", "slice{seed}", *options,
+    )  # fmt: skip

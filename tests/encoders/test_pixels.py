@@ -1,0 +1,31 @@
+"""Pixels as features, by hand."""
+
+import numpy as np
+from helpers import SIDE
+
+from usl.data.datasets import open_dataset
+from usl.encoders.registry import Request, build_encoder
+from usl.inference import extract
+
+
+def embed(images, batch_size):
+    encoder = build_encoder("pixels", Request(images=images, side=SIDE))
+    found = extract(encoder.network, images, preprocess=encoder.preprocess, batch_size=batch_size)
+    assert encoder.dim == found.shape[1] and encoder.unit
+    return found
+
+
+def test_pixels_by_hand():
+    train = open_dataset("digits", "", "train")
+    raw = train.images[..., 0].reshape(1437, 64) / 16.0
+    raw = raw - raw.mean(0)
+    expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed(train, 100), expected, atol=2e-7)
+
+
+def test_pixels_of_a_folder(folder_images):
+    rows = range(len(folder_images))
+    x = folder_images.middles(rows, round(SIDE * 256 / 224), SIDE).double().numpy()
+    x = (x - x.mean(axis=0)).reshape(len(x), -1)
+    expected = x / np.linalg.norm(x, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed(folder_images, 3), expected, atol=1e-6)

@@ -1,0 +1,34 @@
+"""What a report of picks shows."""
+
+import re
+
+import numpy as np
+from helpers import decode, write_report
+
+from usl.data.datasets import open_dataset
+from usl.report.selection import Result, Table
+
+
+def test_pictures_are_those_of_the_picks(tmp_path):
+    data = open_dataset("digits", "")
+    text = write_report(
+        tmp_path / "r.html", dataset=data, results=[Result("seed 1", np.array([5, 900]))]
+    )
+    uris = re.findall(r'<img src="(data:image/png[^"]*)" alt="image (\d+)"', text)
+    assert [int(index) for _, index in uris] == [5, 900]
+    for uri, index in uris:
+        expected = data.images[int(index), :, :, 0].astype(int) * 255 // 16
+        assert np.array_equal(decode(uri), expected)
+
+
+def test_counts_timings_command_and_table(tmp_path):
+    data = open_dataset("digits", "")
+    picks = np.flatnonzero(data.labels == 3)[:4]
+    table = Table("Worth", ["", "40 labels"], [["USL", "80.0 ± 1.0"]])
+    text = write_report(
+        tmp_path / "r.html", dataset=data, results=[Result("seed 1", picks)], table=table
+    )
+    counts = re.findall(r"<span(?: class=\"none\")?>(\d+)</span>\n", text)
+    assert counts == ["0", "0", "0", "4", *"000000"]
+    for part in ("80.0 ± 1.0", "python x.py", "<td>features</td><td>1.2</td>"):
+        assert part in text

@@ -1,0 +1,256 @@
+"""Picks against a slow float64 oracle, and what must not change them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import features
+from oracles import selection as oracle
+
+from usl import InputError, Regularizer, select
+from usl.geometry import kmeans as kmeans_module
+from usl.geometry.neighbors import exact as neighbors_module
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.selectors import usl as usl_module
+from usl.selectors.random import random_picks
+from usl.selectors.usl import pick
+
+FORMS = {
+    "dist": ({"horizon": 1.5}, {"horizon_dist": 1.5}),
+    "num": ({"form": "num", "horizon": 4}, {"horizon": "num", "horizon_num": 4}),
+    "num-own": (
+        {"form": "num", "horizon": 4, "exclude_own": True},
+        {"horizon": "num", "horizon_num": 4, "exclude_same_cluster": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "kind", ["sphere", "grid", "duplicates", "constant", "far", "outlier", "tiny"]
+)
+def test_picks_equal_the_oracle(kind, form):
+    slow, fast = FORMS[form]
+    for d, budget, seed in [(1, 5, 1), (2, 1, 1), (5, 40, 2), (33, 13, 3), (64, 90, 4)]:
+        x = features(kind, 90, d, seed)
+        options = {"weight": 0.7, "alpha": 0.5 if d % 2 else 1.0, "momentum": 0.6, "rounds": 4}
+        picks, labels, density = oracle.usl(x, budget, seed=seed, k=9, **options, **slow)
+        found = select(
+            x, budget, seed=seed, k=9, iterations=50, regularizer=Regularizer(**options, **fast)
+        )
+        assert found.clusters.tolist() == labels.tolist()
+        assert found.picks.tolist() == picks.tolist()
+        np.testing.assert_allclose(found.density.numpy(), density, rtol=1e-12)
+
+
+def test_published_settings_equal_the_oracle():
+    # λ, α, m, horizon, T of the published experiments, at a size that the oracle can bear.
+    x = features("sphere", 300, 16, seed=5)
+    settings = [
+        ({"weight": 0.5, "alpha": 0.5, "momentum": 0.9, "rounds": 10}, {}, {}),
+        (
+            {"weight": 1.0, "alpha": 1.0, "momentum": 0.9, "rounds": 10},
+            {"horizon": 1.0},
+            {"horizon_dist": 1.0},
+        ),
+        (
+            {"weight": 1.5, "alpha": 0.5, "momentum": 0.0, "rounds": 2},
+            {"form": "num", "horizon": 128},
+            {"horizon": "num"},
+        ),
+        (
+            {"weight": 0.05, "alpha": 1.0, "momentum": 0.0, "rounds": 2},
+            {"form": "num", "horizon": 32, "exclude_own": True},
+            {"horizon": "num", "horizon_num": 32, "exclude_same_cluster": True},
+        ),
+    ]
+    for options, slow, fast in settings:
+        for seed in (1, 2):
+            picks, _, _ = oracle.usl(x, 45, seed=seed, k=20, iterations=100, **options, **slow)
+            found = select(x, 45, seed=seed, k=20, regularizer=Regularizer(**options, **fast))
+            assert found.picks.tolist() == picks.tolist()
+
+
+def test_one_round_takes_the_densest_of_each_cluster():
+    x = features("sphere", 100, 8)
+    found = select(x, 7, k=10, regularizer=Regularizer(rounds=1))
+    for cluster, chosen in enumerate(found.picks):
+        members = (found.clusters == cluster).nonzero()[:, 0]
+        assert chosen == members[found.density[members].argmax()]
+    assert torch.equal(found.scores, found.density)
+
+
+def test_the_regulariser_moves_picks_apart():
+    x = features("sphere", 400, 8)
+
+    def nearest(weight):
+        picks = select(x, 20, k=10, regularizer=Regularizer(weight=weight)).picks
+        d = oracle.distances(x[picks], x[picks]) + 1e9 * np.eye(20)
+        return d.min(1).mean()
+
+    assert nearest(5.0) > 1.2 * nearest(0.0)
+
+
+@pytest.mark.parametrize("kind", ["sphere", "duplicates", "constant", "grid"])
+@pytest.mark.parametrize("budget", [1, 60, 120])
+def test_exactly_the_budget_of_distinct_picks(kind, budget):
+    picks = select(features(kind, 120, 6), budget, k=5).picks
+    assert len(set(picks.tolist())) == budget
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
+    x = features("duplicates", 700, 24)
+    x[:350] = features("sphere", 350, 24)
+    regularizer = Regularizer(rounds=4, **FORMS[form][1])
+    first = select(x, 50, k=30, regularizer=regularizer)
+    neighbours = find_neighbors(x, 30)
+    threads = torch.get_num_threads()
+    for block, scratch, tile, count in [(64, 1 << 10, 1 << 12, 1), (100, 1 << 14, 1 << 16, 3)]:
+        # SUM blocks stay as they are: their size is part of the result.
+        monkeypatch.setattr(usl_module, "BLOCK_ROWS", block)
+        monkeypatch.setattr(kmeans_module, "ASSIGN_ELEMENTS", scratch)
+        for module in (kmeans_module, usl_module, neighbors_module):
+            monkeypatch.setattr(module, "SCRATCH", scratch)
+        torch.set_num_threads(count)
+        try:
+            again = find_neighbors(x, 30, tile_bytes=tile)
+            other = select(x, 50, k=30, regularizer=regularizer)
+        finally:
+            torch.set_num_threads(threads)
+        assert torch.equal(neighbours.indices, again.indices)
+        assert torch.equal(neighbours.mean_distances, again.mean_distances)
+        assert torch.equal(first.picks, other.picks)
+        assert torch.equal(first.clusters, other.clusters)
+
+
+def test_spare_clusters_use_the_first_that_have_members():
+    x = features("sphere", 80, 6)
+    labels = torch.arange(80) % 8
+    labels[labels == 2] = 3
+    density = find_neighbors(x, 5).density
+    chosen = pick(x, density, labels, 5, Regularizer(rounds=3))
+    assert chosen.clusters.tolist() == [0, 1, 3, 4, 5]
+    assert labels[chosen.indices].tolist() == chosen.clusters.tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_exact_scores_decide_between_images_that_are_nearly_equal(form, monkeypatch):
+    # Twins have the same regulariser; their densities differ by less than its rounding, here made
+    # as large as it may be.
+    rounded = usl_module._Picker._penalty
+    noise = torch.Generator().manual_seed(0)
+
+    def rounding(self, rows, picks):
+        errors = 2 * torch.rand(len(rows), generator=noise, dtype=torch.float64) - 1
+        return rounded(self, rows, picks) * (1 + errors * usl_module.TERM_ERROR)
+
+    monkeypatch.setattr(usl_module._Picker, "_penalty", rounding)
+    x = features("sphere", 12, 4).repeat(2, axis=0)
+    labels = torch.arange(24) // 2 % 3
+    regularizer = Regularizer(weight=3.0, rounds=3, **FORMS[form][1])
+    for better in (0, 1):
+        density = torch.ones(24, dtype=torch.float64)
+        density[better::2] += 1e-12
+        chosen = pick(x, density, labels, 3, regularizer)
+        assert (chosen.indices % 2 == better).all()
+
+
+def test_dtypes_and_memory_maps(tmp_path):
+    x = features("sphere", 100, 6)
+    np.save(tmp_path / "x.npy", x)
+    first = select(x, 9, k=8).picks
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for other in (mapped, torch.from_numpy(x), x.astype(np.float64), x.astype(">f4"), x[:, ::1]):
+        assert torch.equal(select(other, 9, k=8).picks, first)
+    half = x.astype(np.float16)
+    expected = oracle.usl(half, 9, seed=0, k=8)[0]
+    assert select(half, 9, k=8).picks.tolist() == expected.tolist()
+    whole = np.arange(60).reshape(20, 3) % 7
+    assert select(whole, 4, k=3).picks.tolist() == oracle.usl(whole, 4, seed=0, k=3)[0].tolist()
+
+
+def test_inputs_are_not_changed():
+    x = features("sphere", 100, 6)
+    before = x.copy()
+    select(x, 9, k=8)
+    assert np.array_equal(x, before)
+
+
+def test_global_generators_are_left_alone():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    select(features("sphere", 50, 3), 5, k=4)
+    random_picks(50, 5, seed=1)
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((3, 2, 2)), r"shape \(3, 2, 2\); give a table"),
+        (np.zeros(5), r"shape \(5,\)"),
+        (np.zeros((0, 5)), "shape"),
+        (np.array([[1.0], [np.nan]]), r"NaN or infinite values in 1 of \d+ rows \(1\)"),
+        (np.array([[np.inf], [1.0]]), r"rows \(0\)"),
+        (np.array([[1e300], [0.0]]), r"values beyond ±1e\+15"),
+        (np.array([["a"]]), "give real numbers"),
+        (np.array([[1j]]), "give real numbers"),
+        (torch.zeros(2, 2, dtype=torch.bool), "give real numbers"),
+    ],
+)
+def test_bad_features(x, message):
+    with pytest.raises(InputError, match=message):
+        select(x, 1, k=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "a budget of 0 picks from 20 images; choose 1 to 20"),
+        ({"budget": -3}, "a budget of -3"),
+        ({"budget": 21}, "a budget of 21"),
+        ({"k": 21}, "`k` is 21; choose 1 to 20, the number of images"),
+        ({"k": 0}, "`k` is 0"),
+        ({"iterations": 0}, "`iterations` is 0"),
+        ({"clusters": 2}, "`clusters` is 2; choose at least 3"),
+        ({"clusters": 21}, "`clusters` is 21; choose 1 to 20"),
+        ({"backend": "magic"}, "unknown `backend` 'magic'; choose one of auto, torch"),
+    ],
+)
+def test_bad_options(options, message):
+    x = features("sphere", 20, 3)
+    with pytest.raises(InputError, match=message):
+        select(x, **({"budget": 3, "k": 4} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"horizon": "far"}, "unknown `horizon` 'far'"),
+        ({"horizon_num": 0}, "`horizon_num` is 0"),
+        ({"alpha": 0.0}, "`alpha` is 0.0; choose 0.001 to 10"),
+        ({"alpha": math.inf}, "`alpha` is inf"),
+        ({"weight": math.nan}, "`weight` is nan; choose 0 to 1e[+]06"),
+        ({"momentum": 5.0}, "`momentum` is 5.0; choose 0 to 1"),
+        ({"horizon_dist": -1.0}, "`horizon_dist` is -1.0"),
+    ],
+)
+def test_bad_regularisers(options, message):
+    with pytest.raises(InputError, match=message):
+        Regularizer(**options)
+
+
+def test_pick_checks_what_it_is_given():
+    x = features("sphere", 10, 3)
+    density = torch.ones(10, dtype=torch.float64)
+    with pytest.raises(InputError, match="1 clusters have members, 2 are needed"):
+        pick(x, density, torch.zeros(10, dtype=torch.int64), 2, Regularizer())
+    with pytest.raises(InputError, match="10 features, 10 densities and 9 cluster labels"):
+        pick(x, density, torch.zeros(9, dtype=torch.int64), 1, Regularizer())
+    with pytest.raises(InputError, match="below 0"):
+        pick(x, density, torch.full((10,), -1), 1, Regularizer())
