@@ -1,12 +1,12 @@
-"""What each selector's 40 picks are worth: the README's tables, by the README's commands.
+"""What each selector's 40 picks are worth: the tables of docs/results.md, by the README's commands.
 
     python benchmarks/picks.py digits
 
 For each seed trains a selector of USL-T and lets it choose. A linear probe then compares all
 selectors, on the features of the encoder and on those of each trained selector, which every rival
 gets too; and the networks of the last two stages are trained on the lists. Prints mean and standard
-deviation over the seeds. The encoder and the neighbours must be there (README, "From images to
-accuracy"). Run again after a stop, it takes up trained selectors.
+deviation over the seeds. The encoder and the neighbours must be there (docs/stages/index.md,
+"From images to accuracy"). Run again after a stop, it takes up trained selectors.
 
 The default seeds were fixed before a run with any of them, no setting was chosen on them, and both
 data sets get the same ones.

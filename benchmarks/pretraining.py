@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from timing import rates
 
-from usl.augment.moco import MocoChain
+from usl.augment.moco import MocoTransform
+from usl.augment.rng import Key
 from usl.augment.views import Views
 from usl.data.datasets import ImageDataset
 from usl.encoders.checkpoints import new_network
+from usl.encoders.preprocess import preprocess_named
 from usl.training.contrastive import nt_xent
 from usl.training.pretraining import Contrast, contrastive_step
 
@@ -32,16 +34,16 @@ def main() -> None:
             network = new_network("SmallResNet", 16, 10, cld=cld)
             network = network.to(device, memory_format=torch.channels_last)
             optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-            chain = MocoChain()
-            views = Views(data, "digits", seed=0, device=device)
-            step = contrastive_step(views, chain, Contrast(cld=cld), seed=0)(network)
+            transform = MocoTransform()
+            views = Views(data, preprocess_named("digits", data, side=32), device=device)
+            step = contrastive_step(views, transform, Contrast(cld=cld), seed=0)(network)
             rows = torch.arange(BATCH, device=device)
-            both = torch.cat([views(chain, rows, 0, 0), views(chain, rows, 0, 1)])
+            both = torch.cat([views(transform, rows, Key(rows, 0, view=view)) for view in (0, 1)])
 
             def bare(network=network, both=both):
                 network.zero_grad()
                 z, other = network(both).flatten(1).chunk(2)
-                nt_xent(z, other, 0.2).backward()
+                nt_xent(z, other, temperature=0.2).backward()
 
             def whole(optimizer=optimizer, step=step, rows=rows):
                 optimizer.zero_grad()

@@ -13,12 +13,14 @@ from functools import partial
 
 import numpy as np
 import torch
+from rivals import PilViews
 from timing import rates
 from torch import nn
 
-from usl.augment.randaugment import RandAugmentChain, ScanChain, WeakChain
+from usl.augment.randaugment import RandAugmentTransform, ScanTransform, WeakTransform
 from usl.augment.views import Views
 from usl.data.datasets import ImageDataset
+from usl.encoders.preprocess import preprocess_named
 from usl.lists.read import Labelled
 from usl.models.classifier import Classifier
 from usl.models.resnet_cifar import CifarResNet, small_resnet
@@ -59,11 +61,12 @@ def step_of(method: str, network: nn.Module, views: Views) -> Step:
         neighbors = torch.arange(len(views.images), device=views.device)[:, None].expand(-1, 5)
         local = LocalCriterion(3, CLUSTERS, adjustment=5.0, temperature=0.25).to(views.device)
         whole = GlobalCriterion(3, CLUSTERS, GlobalOptions()).to(views.device)
-        chain = ScanChain(fill=0.5)
-        return uslt_step(views, chain, neighbors, local, whole, Weights(), seed=0)(network)
+        strong = ScanTransform(fill=0.5)
+        return uslt_step(views, strong, neighbors, local, whole, Weights(), seed=0)(network)
     some = Labelled("made up", torch.arange(CLUSTERS), torch.arange(CLUSTERS) % 10)
-    options, weak, strong = FixMatch(LABELLED, MU), WeakChain(), RandAugmentChain()
-    return fixmatch_step(views, weak, strong, some, options, seed=0, numbers=COUNT)(network)
+    options = FixMatch(labelled=LABELLED, mu=MU)
+    weak, strong = WeakTransform(), RandAugmentTransform()
+    return fixmatch_step(views, weak, strong, some, options, seed=0, steps=1)(network)
 
 
 def main() -> None:
@@ -87,8 +90,10 @@ def main() -> None:
 
             both = [
                 partial(train, step_of(method, network, views))
-                for backend in ("batched", "pil")
-                for views in [Views(data, "digits", seed=0, device=device, backend=backend)]
+                for views in (
+                    kind_of(data, preprocess_named("digits", data, side=32), device=device)
+                    for kind_of in (Views, PilViews)
+                )
             ]
             images = COUNT + (LABELLED if method == "FixMatch" else 0)
             fast, slow = rates(*both, images=images, device=device)

@@ -20,20 +20,20 @@ from usl.stages.table import stage
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     budget = cfg.USL.NUM_SELECTED_SAMPLES
-    table = usl.read_features(cfg.FEATURES)
-    usl.check_settings(cfg, [budget], len(table.features))
+    given = usl.read_features(cfg.FEATURES)
+    usl.check_settings(cfg, [budget], len(given.features))
     run = begin(cfg, call)
 
     # 1. The features are given.
-    usl.note_features(run, table)
+    usl.note_features(run, given)
 
     # 2. Density, clusters, and from each cluster a dense row far from the other picks.
     usl.choose(
         run,
         cfg,
-        table.features,
-        rows=table.rows,
-        title=f"{budget} of {len(table.features):,} embeddings worth labelling",
+        given.features,
+        rows=given.rows,
+        title=f"{budget} of {len(given.features):,} embeddings worth labelling",
         facts={"Features": Path(cfg.FEATURES.PATH).name},
     )
 

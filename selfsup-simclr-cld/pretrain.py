@@ -4,7 +4,7 @@
 
 Writes RUN_DIR/encoder.pth, which MODEL.PRETRAIN_PATH of the other stages takes (in the layout of
 SCAN's pretext checkpoints, or of CLD's), checkpoint.pth, from which a killed run goes on,
-metrics.csv and report.html. Labels, where there are any, are only used to watch: kNN accuracy.
+metrics.csv and report.html. Labels, where there are any, are only used to evaluate: kNN accuracy.
 Many GPUs or processes: torchrun --nproc-per-node 2 pretrain.py --cfg ….
 """
 

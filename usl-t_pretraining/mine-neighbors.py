@@ -26,8 +26,8 @@ def main(cfg: CfgNode, call: Call) -> None:
     backend_of(cfg.KNN.BACKEND)
     count, labels = cfg.NUM_NEIGHBORS, None
     if cfg.FEATURES.PATH:
-        table = usl.read_features(cfg.FEATURES)
-        size = len(table.features)
+        given = usl.read_features(cfg.FEATURES)
+        size = len(given.features)
     else:
         images = open_images(cfg, "train")
         size, labels = len(images), images.labels
@@ -38,8 +38,8 @@ def main(cfg: CfgNode, call: Call) -> None:
 
     # 1. Features of every image, in dataset order.
     if cfg.FEATURES.PATH:
-        usl.note_features(run, table)
-        features = table.features
+        usl.note_features(run, given)
+        features = given.features
     else:
         features = image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
     points = Points(features.values, run.device)

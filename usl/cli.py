@@ -56,11 +56,11 @@ class Call:
 def call_of(script: str, argv: Sequence[str] | None = None) -> Call:
     """The call of a script, ``__file__``, with its arguments, by default those of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
-    place, path = Path.cwd(), Path(script).resolve()
+    folder, path = Path.cwd(), Path(script).resolve()
     # From the stage's own folder, which is where the README's commands run, the name is enough.
     command = f"cd {path.parent.name} && python {shlex.join([path.name, *words])}"
-    if place != path.parent:
-        command = f"cd {shlex.quote(str(place))} && python {shlex.join([str(path), *words])}"
+    if folder != path.parent:
+        command = f"cd {shlex.quote(str(folder))} && python {shlex.join([str(path), *words])}"
     return Call(path.name, command)
 
 

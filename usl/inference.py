@@ -26,7 +26,7 @@ from usl.errors import InputError
 
 log = logging.getLogger("usl")
 
-# Batches of one shard. Batches and shards are always cut at the same places, so that a feature
+# Batches of one shard. Batches and shards are always cut at the same rows, so that a feature
 # does not depend on where an earlier run stopped.
 SHARD_BATCHES = 8
 

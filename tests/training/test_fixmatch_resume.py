@@ -10,7 +10,7 @@ from toys.fixmatch import LAYOUT, sgd, small, tiny_views, train
 
 from usl import InputError
 from usl.models.wideresnet import WideResNet
-from usl.training import fixmatch, loop
+from usl.training import fixmatch, resume
 from usl.training.fixmatch import exporting
 
 LambdaLR = torch.optim.lr_scheduler.LambdaLR
@@ -55,10 +55,10 @@ def test_killed_between_two_files(whole, tmp_path, monkeypatch, file):
         if len(written) == file:
             raise KeyboardInterrupt
         written.append(path.name)
-        return loop_replacing(path)
+        return resume_replacing(path)
 
-    loop_replacing = loop.replacing
-    for module in (loop, fixmatch):
+    resume_replacing = resume.replacing
+    for module in (resume, fixmatch):
         monkeypatch.setattr(module, "replacing", killed)
     try:
         train(tmp_path)

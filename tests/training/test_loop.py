@@ -1,4 +1,4 @@
-"""The loop: schedules, averages, resume, failures."""
+"""The loop: schedules, averages, accumulation, metrics, impossible plans."""
 
 import math
 import sys
@@ -7,11 +7,10 @@ from itertools import chain
 
 import pytest
 import torch
-from helpers import CPU
-from torch import nn
+from toys.loop import Toy
 
 from usl import InputError
-from usl.training.loop import CHECKPOINT, Plan, fit
+from usl.training.loop import Plan
 
 
 def test_schedules():
@@ -21,39 +20,6 @@ def test_schedules():
     assert plan.factor(54, 104) == pytest.approx(0.5)
     assert plan.factor(104, 104) == pytest.approx(0.0)
     assert Plan(epochs=1, batch_size=2, lr=1.0, schedule="constant").factor(70, 104) == 1.0
-
-
-class Toy:
-    """A regression that is small enough to be followed by hand."""
-
-    def __init__(self, tmp_path=None, *, die_at=None, spoil_at=None, **plan):
-        torch.manual_seed(0)
-        self.network = nn.Linear(3, 1)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1.0, momentum=0.9)
-        self.plan = Plan(**({"epochs": 3, "batch_size": 4, "lr": 0.05, "seed": 7} | plan))
-        self.x = torch.randn(22, 3, generator=torch.Generator().manual_seed(1))
-        self.folder, self.die_at, self.spoil_at = tmp_path, die_at, spoil_at
-        self.seen, self.rates = [], []
-
-    def make(self, network):
-        def step(images, epoch, number):
-            if number == self.die_at:
-                raise KeyboardInterrupt
-            self.seen.append(images.tolist())
-            self.rates.append(self.optimizer.param_groups[0]["lr"])
-            loss = (network(self.x[images])[:, 0] - self.x[images].sum(1)).pow(2).mean()
-            return loss * (math.nan if number == self.spoil_at else 1), {"half": loss / 2}
-
-        return step
-
-    def run(self, **options):
-        return fit(
-            self.network, self.make, self.optimizer, self.plan,
-            images=22, device=CPU, folder=self.folder, **options,
-        )  # fmt: skip
-
-    def weights(self):
-        return torch.cat([p.detach().flatten() for p in self.network.parameters()])
 
 
 def test_an_epoch_visits_images_once_and_drops_the_last_batch():
@@ -151,68 +117,6 @@ def test_the_weight_average():
         average = 0.8 * average + 0.2 * weights
     found = torch.cat([p.detach().flatten() for p in trained.network.parameters()])
     torch.testing.assert_close(found, average)
-
-
-@pytest.mark.parametrize("die_at", [0, 3, 5, 9, 14])
-@pytest.mark.parametrize("save_every", [0, 2])
-def test_killed_at_any_step_and_resumed(tmp_path, die_at, save_every):
-    whole = Toy(ema=0.5)
-    expected = whole.run()
-    with pytest.raises(KeyboardInterrupt):
-        Toy(tmp_path, ema=0.5, die_at=die_at, save_every=save_every).run()
-    rest = Toy(tmp_path, ema=0.5, save_every=save_every)
-    found = rest.run()
-    assert torch.equal(rest.weights(), whole.weights())
-    for a, b in zip(expected.network.parameters(), found.network.parameters(), strict=True):
-        assert torch.equal(a, b)
-    for column in ("loss", "step", "lr"):
-        assert found.metrics[column].tolist() == pytest.approx(expected.metrics[column].tolist())
-    if save_every and die_at > 5:
-        assert len(rest.seen) < 15 - 5
-
-
-def test_a_finished_training_is_not_repeated(tmp_path):
-    first = Toy(tmp_path)
-    first.run()
-    again = Toy(tmp_path)
-    assert len(again.run().metrics) == 3 and again.seen == []
-    assert torch.equal(first.weights(), again.weights())
-    anew = Toy(tmp_path)
-    anew.run(resume=False)
-    assert len(anew.seen) == 15
-
-
-def test_resuming_with_other_settings_says_which(tmp_path):
-    Toy(tmp_path).run(settings={"OPTIMIZER": {"LR": 1}, "SEED": 3})
-    with pytest.raises(InputError, match="OPTIMIZER.LR was 1 and is 2; SEED was 3 and is None"):
-        Toy(tmp_path).run(settings={"OPTIMIZER": {"LR": 2}})
-    with pytest.raises(InputError, match="plan.epochs was 3 and is 4"):
-        Toy(tmp_path, epochs=4).run(settings={"OPTIMIZER": {"LR": 1}, "SEED": 3})
-
-
-def test_a_checkpoint_of_something_else(tmp_path):
-    torch.save({"model": {}}, tmp_path / CHECKPOINT)
-    with pytest.raises(InputError, match="was not made by this training; remove it"):
-        Toy(tmp_path).run()
-
-
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(InputError, match="the loss is nan before step 10; the last good check"):
-        Toy(tmp_path, spoil_at=8).run()
-    kept = torch.load(tmp_path / CHECKPOINT)
-    assert kept["step"] == 5 and all(torch.isfinite(v).all() for v in kept["model"].values())
-    with pytest.raises(InputError, match="nothing was saved yet"):
-        Toy(spoil_at=0).run()
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    Toy(tmp_path, steps=5).run()
-    good = (tmp_path / CHECKPOINT).read_bytes()
-    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(InputError, match="cannot write .*checkpoint.pth: No space left"):
-        Toy(tmp_path).run(resume=False)
-    assert (tmp_path / CHECKPOINT).read_bytes() == good
-    assert not list(tmp_path.glob(".*partial"))
 
 
 @pytest.mark.parametrize(

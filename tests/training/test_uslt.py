@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CPU, preprocess
+from helpers import CPU, close, preprocess
 from oracles.uslt_losses import Setting, Slow
 from torch import nn
 from toys.uslt import STRONG_VIEW, TRANSFORM, Training, neighbors_of
@@ -14,8 +14,17 @@ from toys.uslt import STRONG_VIEW, TRANSFORM, Training, neighbors_of
 from usl import InputError
 from usl.augment.rng import Key, one_of, permutation
 from usl.models.uslt import HEADS, CosineHead, load_heads
-from usl.training.loop import CHECKPOINT, Plan
-from usl.training.uslt import Reassignment, UsltEvaluator, Weights, reassigning, start_heads
+from usl.training.loop import Plan
+from usl.training.resume import CHECKPOINT
+from usl.training.uslt import (
+    Reassignment,
+    UsltEvaluator,
+    Weights,
+    reassign,
+    reassigning,
+    start_heads,
+)
+from usl.training.uslt_losses import GlobalCriterion, GlobalOptions
 
 
 def three_passes(training, images, epoch):
@@ -264,3 +273,38 @@ def test_what_training_writes_has_the_released_layout(tmp_path, imagenet):
     assert type(heads[0]) is (CosineHead if imagenet else nn.Linear) and not heads.training
     for a, b in zip(heads.parameters(), training.network.cluster_head.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_reassignment_by_hand():
+    whole = GlobalCriterion(4, 3, GlobalOptions(), images=1)
+    whole.count_ema.copy_(
+        torch.tensor([[10.0, 700, 60], [50, 700, 60], [10, 500, 60], [700, 60, 49.9]])
+    )
+    weights = [torch.randn(3, 400, generator=torch.Generator().manual_seed(h)) for h in range(4)]
+    before = [weight.clone() for weight in weights]
+
+    def changed(weights, whole, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return reassign(weights, whole.count_ema, low=50, high=500, generator=generator)
+
+    again = [weight.clone() for weight in weights], copy.deepcopy(whole)
+    assert changed(weights, whole, 5) == 2
+    # Heads 1 and 2 are within the bounds: not below 50, not above 500.
+    assert torch.equal(weights[1], before[1]) and torch.equal(weights[2], before[2])
+    assert whole.count_ema[1:3].tolist() == [[50, 700, 60], [10, 500, 60]]
+    for head, smallest, largest in ((0, 0, 1), (3, 2, 0)):
+        old, new = before[head], weights[head]
+        rest = 3 - smallest - largest
+        assert torch.equal(new[rest], old[rest])
+        close(new[smallest] + new[largest], 2 * old[largest])
+        noise = (new[smallest] - old[largest]) / 1e-7
+        assert abs(noise.mean()) < 0.2 and noise.std() == pytest.approx(1, abs=0.15)
+        assert whole.count_ema[head, [smallest, largest]].tolist() == [350, 350]
+        assert whole.count_ema[head, rest] == 60
+    # The same draws, the same weights; other draws, others.
+    assert changed(*again, 5) == 2
+    assert all(torch.equal(a, b) for a, b in zip(weights, again[0], strict=True))
+    other = [weight.clone() for weight in before], copy.deepcopy(whole)
+    other[1].count_ema[0] = torch.tensor([10.0, 700, 60])
+    changed(*other, 6)
+    assert not torch.equal(other[0][0], weights[0])

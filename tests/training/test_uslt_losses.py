@@ -1,6 +1,5 @@
-"""The losses of USL-T against a slow oracle; clusters that are reassigned."""
+"""The losses of USL-T against a slow oracle."""
 
-import copy
 import math
 from itertools import pairwise
 
@@ -133,38 +132,3 @@ def test_a_cluster_that_nobody_predicts_any_more_gives_no_nan():
     (gradient,) = torch.autograd.grad(loss, s)
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
     assert torch.isfinite(local.prob_ema).all()
-
-
-def test_reassignment_by_hand(double):
-    whole = GlobalCriterion(4, 3, GlobalOptions(), images=1)
-    whole.count_ema.copy_(
-        torch.tensor([[10.0, 700, 60], [50, 700, 60], [10, 500, 60], [700, 60, 49.9]])
-    )
-    weights = [torch.randn(3, 400, generator=torch.Generator().manual_seed(h)) for h in range(4)]
-    before = [weight.clone() for weight in weights]
-
-    def reassign(weights, whole, seed):
-        generator = torch.Generator().manual_seed(seed)
-        return whole.reassign(weights, low=50, high=500, generator=generator)
-
-    again = [weight.clone() for weight in weights], copy.deepcopy(whole)
-    assert reassign(weights, whole, 5) == 2
-    # Heads 1 and 2 are within the bounds: not below 50, not above 500.
-    assert torch.equal(weights[1], before[1]) and torch.equal(weights[2], before[2])
-    assert whole.count_ema[1:3].tolist() == [[50, 700, 60], [10, 500, 60]]
-    for head, smallest, largest in ((0, 0, 1), (3, 2, 0)):
-        old, new = before[head], weights[head]
-        rest = 3 - smallest - largest
-        assert torch.equal(new[rest], old[rest])
-        close(new[smallest] + new[largest], 2 * old[largest])
-        noise = (new[smallest] - old[largest]) / 1e-7
-        assert abs(noise.mean()) < 0.2 and noise.std() == pytest.approx(1, abs=0.15)
-        assert whole.count_ema[head, [smallest, largest]].tolist() == [350, 350]
-        assert whole.count_ema[head, rest] == 60
-    # The same draws, the same weights; other draws, others.
-    assert reassign(*again, 5) == 2
-    assert all(torch.equal(a, b) for a, b in zip(weights, again[0], strict=True))
-    other = [weight.clone() for weight in before], copy.deepcopy(whole)
-    other[1].count_ema[0] = torch.tensor([10.0, 700, 60])
-    reassign(*other, 6)
-    assert not torch.equal(other[0][0], weights[0])

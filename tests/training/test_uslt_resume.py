@@ -6,7 +6,7 @@ from helpers import in_processes, same
 from toys.uslt import Training, outcomes
 
 from usl import InputError
-from usl.training.loop import CHECKPOINT
+from usl.training.resume import CHECKPOINT
 
 
 @pytest.fixture(scope="module")

@@ -218,8 +218,8 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     """Turn the colour circle by ``shift`` (n,), in turns, with PIL's eight-bit hue."""
     levels = (x * 255).round()
     high, low = levels.amax(dim=1), levels.amin(dim=1)
-    spread = high - low
-    rest = ((high[:, None] - levels) / spread.clamp_min(1)[:, None]).double()
+    extent = high - low
+    rest = ((high[:, None] - levels) / extent.clamp_min(1)[:, None]).double()
     red, green, blue = rest.unbind(dim=1)
     turn = torch.where(
         levels[:, 0] == high,
@@ -228,8 +228,8 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     )
     # PIL holds hue and saturation in a byte each, cut off after a product in double precision.
     h = ((turn.float().double() / 6 + 1) % 1).float()
-    h = (torch.where(spread == 0, 0, h).double() * 255).floor().float()
-    s = ((spread / high.clamp_min(1)).double() * 255).floor().float() / 255
+    h = (torch.where(extent == 0, 0, h).double() * 255).floor().float()
+    s = ((extent / high.clamp_min(1)).double() * 255).floor().float() / 255
     h = (h + (shift[:, None, None] * 255).trunc()) % 256
     channels = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
     k = (channels + (h * 6 / 255)[:, None]) % 6

@@ -44,7 +44,7 @@ def autocontrast(x: Tensor, amount: Tensor) -> Tensor:
     levels = _levels(x).double()
     low, high = levels.amin(dim=(2, 3), keepdim=True), levels.amax(dim=(2, 3), keepdim=True)
     flat = high == low
-    # Not 255 / spread: torch makes that a product with the reciprocal, PIL divides.
+    # Not 255 / extent: torch makes that a product with the reciprocal, PIL divides.
     scale = (torch.full_like(low, 255.0) / (high - low)).masked_fill_(flat, 1.0)
     start = (low * scale).masked_fill_(flat, 0.0)
     return _image(levels.mul_(scale).sub_(start).floor_().float())

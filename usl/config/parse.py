@@ -156,17 +156,17 @@ def as_dict(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _inheritance(path: Path) -> list[Path]:
-    chain = [path]
-    while base := _read_yaml(chain[0]).get("BASE"):
+    files = [path]
+    while base := _read_yaml(files[0]).get("BASE"):
         if not isinstance(base, str):
-            raise InputError(f"{chain[0]}: BASE is {base!r}; give the path of a YAML")
-        parent = (chain[0].parent / base).resolve()
-        if parent in chain:
-            raise InputError(f"{chain[0]}: BASE {base} leads back to itself")
+            raise InputError(f"{files[0]}: BASE is {base!r}; give the path of a YAML")
+        parent = (files[0].parent / base).resolve()
+        if parent in files:
+            raise InputError(f"{files[0]}: BASE {base} leads back to itself")
         if not is_file(parent):
-            raise InputError(f"{chain[0]}: BASE {base} is not there; tried {parent}")
-        chain.insert(0, parent)
-    return chain
+            raise InputError(f"{files[0]}: BASE {base} is not there; tried {parent}")
+        files.insert(0, parent)
+    return files
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def regularizer_of(reg: CfgNode) -> Regularizer:
 
 
 @dataclass(frozen=True)
-class Table:
+class FeatureFile:
     """Features from a file, less the rows that are left out.
 
     Attributes
@@ -174,7 +174,7 @@ class Table:
     size: int
 
 
-def read_features(section: CfgNode) -> Table:
+def read_features(section: CfgNode) -> FeatureFile:
     """The features that the FEATURES settings name.
 
     Raises
@@ -213,7 +213,7 @@ def read_features(section: CfgNode) -> Table:
             )
         features = (features / lengths).to(features.dtype)
     values = features.numpy()
-    return Table(Features(values, fingerprint(values)), rows, size)
+    return FeatureFile(Features(values, fingerprint(values)), rows, size)
 
 
 def _excluded(name: str, array: np.ndarray) -> np.ndarray:
@@ -228,12 +228,12 @@ def _excluded(name: str, array: np.ndarray) -> np.ndarray:
     return excluded
 
 
-def note_features(run: Run, table: Table) -> None:
+def note_features(run: Run, given: FeatureFile) -> None:
     """Record which features the run starts from, where they are not its own."""
-    run.note(size=len(table.features), features=table.features.fingerprint)
-    if len(table.rows) < table.size and run.folder is not None:
-        run.save("rows.npy", table.rows, {"features": table.features.fingerprint})
-    selection.say_oddities(table.features)
+    run.note(size=len(given.features), features=given.features.fingerprint)
+    if len(given.rows) < given.size and run.folder is not None:
+        run.save("rows.npy", given.rows, {"features": given.features.fingerprint})
+    selection.say_oddities(given.features)
 
 
 def choose(

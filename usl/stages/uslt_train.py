@@ -33,7 +33,8 @@ from usl.stages.inputs import (
     views_of,
 )
 from usl.stages.training import add_flip, add_training, plan_of, training_folder, training_settings
-from usl.training.loop import CHECKPOINT, Plan, Trained, fit
+from usl.training.loop import Plan, Trained, fit
+from usl.training.resume import CHECKPOINT
 from usl.training.uslt import (
     Reassignment,
     UsltEvaluator,

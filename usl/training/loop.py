@@ -1,32 +1,27 @@
-"""The training loop of every method: epochs, schedule, precision, weight EMA, resume, metrics."""
+"""The training loop of every method: epochs, schedule, precision, accumulation, metrics."""
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from usl import distributed
-from usl.artifacts import replacing
 from usl.augment.rng import permutation
-from usl.checkpoints import read_checkpoint
 from usl.errors import InputError
+from usl.training.resume import Stateful, TrainingState
 
 log = logging.getLogger("usl")
 
-CHECKPOINT = "checkpoint.pth"
 # Steps between two looks at whether the loss is still finite; each look waits for the device.
 CHECK_EVERY = 20
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,18 +35,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 # (indices of the images of this process (n,), epoch, step) to (loss, numbers to report)
 Step = Callable[[Tensor, int, int], tuple[Tensor, dict[str, Tensor]]]
-
-
-class Stateful(Protocol):
-    """Something that a method keeps from step to step, such as a moving average."""
-
-    def state_dict(self) -> Any:
-        """What a checkpoint must hold of it."""
-        ...
-
-    def load_state_dict(self, state: Any) -> Any:
-        """Take up what a checkpoint held."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +205,16 @@ def fit(
     """
     plan.check(images)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
-    kept = {"scaler": scaler, **(extras or {})}
-    state = _State(network, optimizer, plan, folder, settings or {}, device, kept)
+    fixed = {k: v for k, v in asdict(plan).items() if k not in ("save_every", "stop")}
+    state = TrainingState(
+        network,
+        optimizer,
+        ema=plan.ema,
+        folder=folder,
+        settings=(settings or {}) | {"plan": fixed},
+        device=device,
+        extras={"scaler": scaler, **(extras or {})},
+    )
     if resume:
         state.restore()
     step_of = make_step(distributed.parallel(network, device))
@@ -301,153 +292,6 @@ def _one_step(
     scaler.step(optimizer)
     scaler.update()
     return sums
-
-
-class _State:
-    """Everything that a resumed run must have as it was."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        plan: Plan,
-        folder: Path | None,
-        settings: dict[str, Any],
-        device: torch.device,
-        extras: Mapping[str, Stateful],
-    ) -> None:
-        self.network, self.optimizer, self.folder = network, optimizer, folder
-        self.extras = extras
-        self.settings = json.loads(json.dumps(settings | {"plan": asdict(plan)}))
-        for free in ("save_every", "stop"):
-            self.settings["plan"].pop(free)
-        self.device = device
-        self.step = 0
-        self.rows: list[dict[str, float]] = []
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.average: AveragedModel | None = None
-        if plan.ema:
-            average = get_ema_multi_avg_fn(plan.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, multi_avg_fn=average)
-            # The average starts from the initial weights; else the first update would copy.
-            self.average.n_averaged.fill_(1)
-
-    def add(self, numbers: dict[str, Tensor]) -> None:
-        for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
-        self.count += 1
-        self.step += 1
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-
-    def mean(self, name: str) -> float:
-        return float(self.sums[name]) / self.count
-
-    def means(self) -> dict[str, float]:
-        return {name: float(distributed.mean(s)) / self.count for name, s in self.sums.items()}
-
-    def check(self) -> None:
-        """Stop if the loss is not finite; what was saved before is good."""
-        # Every process must find the same, or those that go on would wait for the others for ever.
-        loss = float(distributed.mean(self.sums["loss"])) / self.count
-        if not math.isfinite(loss):
-            kept = "nothing was saved yet"
-            if self.folder is not None and (self.folder / CHECKPOINT).exists():
-                kept = f"the last good checkpoint is {self.folder / CHECKPOINT}"
-            raise InputError(f"the loss is {loss} before step {self.step}; {kept}; lower `lr`")
-
-    def evaluated(self) -> nn.Module:
-        return self.network if self.average is None else self.average.module
-
-    def tested(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
-        """What ``evaluate`` finds; of an average, also of the network that it is the average of."""
-        raw = {} if self.average is None else evaluate(self.network.eval())
-        found = evaluate(self.evaluated().eval())
-        return found | {f"{k} raw" if "/" in k else f"{k}/raw": v for k, v in raw.items()}
-
-    def end_epoch(
-        self,
-        row: dict[str, float],
-        export: Callable[[dict[str, Any], dict[str, float]], None] | None,
-    ) -> None:
-        self.rows.append(row)
-        self.sums, self.count = {}, 0
-        text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
-        if distributed.rank() == 0:
-            log.info("%s", text)
-        if export is not None and self.folder is not None and distributed.rank() == 0:
-            # Before the checkpoint: whoever is killed in between does this epoch again.
-            export(self.content(), row)
-        self.save()
-        self.save_metrics()
-
-    def content(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {
-            "model": self.network.state_dict(),
-            "ema_model": None if self.average is None else self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "epoch": len(self.rows),
-            "metrics": self.rows,
-            "sums": self.sums,
-            "count": self.count,
-            "settings": self.settings,
-            "random": torch.get_rng_state(),
-        } | {name: extra.state_dict() for name, extra in self.extras.items()}
-
-    def save(self) -> None:
-        """Write the checkpoint, atomically; the one before stays until this one is complete."""
-        if self.folder is None or distributed.rank() != 0:
-            return
-        buffer = io.BytesIO()
-        torch.save(self.content(), buffer)
-        with replacing(self.folder / CHECKPOINT) as file:
-            file.write(buffer.getbuffer())
-
-    def save_metrics(self) -> None:
-        if self.folder is not None and distributed.rank() == 0:
-            with replacing(self.folder / "metrics.csv") as file:
-                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
-
-    def restore(self) -> None:
-        path = None if self.folder is None else self.folder / CHECKPOINT
-        if path is None or not path.exists():
-            return
-        content = read_checkpoint(path)
-        content.setdefault("scaler", {})
-        if not {"settings", *self.extras} <= set(content):
-            raise InputError(f"{path} was not made by this training; remove it")
-        different = list(_differences(content["settings"], self.settings))
-        if different:
-            raise InputError(
-                f"{path} is of other settings: {'; '.join(different[:3])}; "
-                "choose another `run_name`, or `resume` none to begin anew"
-            )
-        self.network.load_state_dict(content["model"])
-        if self.average is not None:
-            self.average.module.load_state_dict(content["ema_model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        for name, extra in self.extras.items():
-            extra.load_state_dict(content[name])
-        self.step, self.rows = content["step"], content["metrics"]
-        self.sums = {k: v.to(self.device) for k, v in content["sums"].items()}
-        self.count = content["count"]
-        torch.set_rng_state(content["random"])
-        # Whoever was killed after the checkpoint has not written its last row.
-        self.save_metrics()
-        log.info("training goes on from step %d", self.step)
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Settings that differ, as ``KEY was A and is B``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in dict.fromkeys([*old, *new]):
-            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-        return found
-    return [] if old == new else [f"{name} was {old} and is {new}"]
 
 
 def _tensorboard(folder: Path | None) -> Any:

@@ -1,4 +1,4 @@
-"""Self-supervised pretraining: two augmented views of each image, SimCLR or CLD, and monitors."""
+"""Self-supervised pretraining: two random views of each image, SimCLR or CLD; its evaluator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("usl")
 
 # Views have the numbers 0 to 3; which neighbour is drawn with this one.
 NEIGHBOR = 4
-# Images that the monitors without labels look at.
+# Images that the evaluator looks at without labels.
 SAMPLE = 2000
 # Below this effective rank the features have collapsed: they lie on little more than a line.
 COLLAPSED = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from usl.training.uslt_losses import GlobalCriterion, LocalCriterion
 log = logging.getLogger("usl")
 
 STRONG, NEIGHBOR, WHICH_NEIGHBOR = 0, 1, 2
+# Standard deviation of what keeps the two halves of a divided cluster apart.
+EPSILON = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,46 @@ class Reassignment:
     high: float
 
 
+@torch.no_grad()
+def reassign(
+    weights: Sequence[Tensor],
+    count_ema: Tensor,
+    *,
+    low: float,
+    high: float,
+    generator: torch.Generator,
+) -> int:
+    """Give the smallest cluster of each head half of the largest, if they are that unlike.
+
+    Parameters
+    ----------
+    weights : sequence of H Tensors (C, D)
+        Of the heads; changed in place.
+    count_ema : Tensor (H, C)
+        Average images of each cluster; changed in place.
+    low, high : float
+        Only where the smallest average count is below and the largest above.
+    generator : torch.Generator
+        On the CPU, the same in every process.
+
+    Returns
+    -------
+    int
+        How many heads were changed.
+    """
+    changed = 0
+    for weight, ema in zip(weights, count_ema, strict=True):
+        smallest, largest = int(ema.argmin()), int(ema.argmax())
+        noise = EPSILON * torch.randn(weight.shape[1], generator=generator).to(weight)
+        if ema[smallest] >= low or ema[largest] <= high:
+            continue
+        weight[smallest] = weight[largest] + noise
+        weight[largest] -= noise
+        ema[[smallest, largest]] = ema[largest] / 2
+        changed += 1
+    return changed
+
+
 def reassigning(
     network: UsltNetwork, whole: GlobalCriterion, reassignment: Reassignment, *, seed: int
 ) -> Callable[[int], None]:
@@ -133,8 +175,9 @@ def reassigning(
         if int(whole.num_counts) <= reassignment.after:
             return
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        changed = whole.reassign(
+        changed = reassign(
             network.head_weights(),
+            whole.count_ema,
             low=reassignment.low,
             high=reassignment.high,
             generator=generator,

@@ -6,7 +6,6 @@ rows of all processes, so that no count, average or mask depends on how many the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,6 @@ from torch.nn import functional as F
 
 PROB_MOMENTUM = 0.5
 COUNT_MOMENTUM = 0.9
-# Standard deviation of what keeps the two halves of a divided cluster apart.
-EPSILON = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,35 +158,3 @@ class GlobalCriterion(nn.Module):
                 ema.copy_(torch.where(counted > 0, mixed, ema))
         self.num_counts += 1
         return torch.stack(losses).sum()
-
-    @torch.no_grad()
-    def reassign(
-        self, weights: Sequence[Tensor], *, low: float, high: float, generator: torch.Generator
-    ) -> int:
-        """Give the smallest cluster of each head half of the largest, if they are that unlike.
-
-        Parameters
-        ----------
-        weights : sequence of H Tensors (C, D)
-            Of the heads; changed in place.
-        low, high : float
-            Only where the smallest average count is below and the largest above.
-        generator : torch.Generator
-            On the CPU, the same in every process.
-
-        Returns
-        -------
-        int
-            How many heads were changed.
-        """
-        changed = 0
-        for weight, ema in zip(weights, self.count_ema, strict=True):
-            smallest, largest = int(ema.argmin()), int(ema.argmax())
-            noise = EPSILON * torch.randn(weight.shape[1], generator=generator).to(weight)
-            if ema[smallest] >= low or ema[largest] <= high:
-                continue
-            weight[smallest] = weight[largest] + noise
-            weight[largest] -= noise
-            ema[[smallest, largest]] = ema[largest] / 2
-            changed += 1
-        return changed

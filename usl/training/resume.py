@@ -1,0 +1,210 @@
+"""A training that can be stopped and goes on: its state, its checkpoint, its metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from usl import distributed
+from usl.artifacts import replacing
+from usl.checkpoints import read_checkpoint
+from usl.errors import InputError
+
+log = logging.getLogger("usl")
+
+CHECKPOINT = "checkpoint.pth"
+
+
+class Stateful(Protocol):
+    """Something that a method keeps from step to step, such as a moving average."""
+
+    def state_dict(self) -> Any:
+        """What a checkpoint must hold of it."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Take up what a checkpoint held."""
+        ...
+
+
+class TrainingState:
+    """Everything that a resumed run must have as it was.
+
+    Parameters
+    ----------
+    network : nn.Module
+    optimizer : Optimizer
+    ema : float
+        Decay of the weight average; 0 for none.
+    folder : Path, optional
+        For ``checkpoint.pth`` and ``metrics.csv``.
+    settings : dict
+        What must be the same for a checkpoint to be continued.
+    device : torch.device
+    extras : mapping of str to Stateful
+        What else a checkpoint holds, by its name there.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        ema: float,
+        folder: Path | None,
+        settings: dict[str, Any],
+        device: torch.device,
+        extras: Mapping[str, Stateful],
+    ) -> None:
+        self.network, self.optimizer, self.folder = network, optimizer, folder
+        self.extras, self.device = extras, device
+        self.settings = json.loads(json.dumps(settings))
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.average: AveragedModel | None = None
+        if ema:
+            average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(network, multi_avg_fn=average)
+            # The average starts from the initial weights; else the first update would copy.
+            self.average.n_averaged.fill_(1)
+
+    def add(self, numbers: dict[str, Tensor]) -> None:
+        """One step is done, which found these numbers."""
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.count += 1
+        self.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def mean(self, name: str) -> float:
+        """Mean of a number since the epoch began, in this process."""
+        return float(self.sums[name]) / self.count
+
+    def means(self) -> dict[str, float]:
+        """Means of all numbers since the epoch began, over the processes."""
+        return {name: float(distributed.mean(s)) / self.count for name, s in self.sums.items()}
+
+    def check(self) -> None:
+        """Stop if the loss is not finite; what was saved before is good."""
+        # Every process must find the same, or those that go on would wait for the others for ever.
+        loss = float(distributed.mean(self.sums["loss"])) / self.count
+        if not math.isfinite(loss):
+            kept = "nothing was saved yet"
+            if self.folder is not None and (self.folder / CHECKPOINT).exists():
+                kept = f"the last good checkpoint is {self.folder / CHECKPOINT}"
+            raise InputError(f"the loss is {loss} before step {self.step}; {kept}; lower `lr`")
+
+    def evaluated(self) -> nn.Module:
+        """The network to test and keep: the weight average if there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def tested(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+        """What ``evaluate`` finds; of an average, also of the network that it is the average of."""
+        raw = {} if self.average is None else evaluate(self.network.eval())
+        found = evaluate(self.evaluated().eval())
+        return found | {f"{k} raw" if "/" in k else f"{k}/raw": v for k, v in raw.items()}
+
+    def end_epoch(
+        self,
+        row: dict[str, float],
+        export: Callable[[dict[str, Any], dict[str, float]], None] | None,
+    ) -> None:
+        """Keep the metrics of an epoch, and write what there is to write."""
+        self.rows.append(row)
+        self.sums, self.count = {}, 0
+        text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
+        if distributed.rank() == 0:
+            log.info("%s", text)
+        if export is not None and self.folder is not None and distributed.rank() == 0:
+            # Before the checkpoint: whoever is killed in between does this epoch again.
+            export(self.content(), row)
+        self.save()
+        self.save_metrics()
+
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "model": self.network.state_dict(),
+            "ema_model": None if self.average is None else self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "epoch": len(self.rows),
+            "metrics": self.rows,
+            "sums": self.sums,
+            "count": self.count,
+            "settings": self.settings,
+            "random": torch.get_rng_state(),
+        } | {name: extra.state_dict() for name, extra in self.extras.items()}
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically; the one before stays until this one is complete."""
+        if self.folder is None or distributed.rank() != 0:
+            return
+        buffer = io.BytesIO()
+        torch.save(self.content(), buffer)
+        with replacing(self.folder / CHECKPOINT) as file:
+            file.write(buffer.getbuffer())
+
+    def save_metrics(self) -> None:
+        """Write ``metrics.csv``, a row an epoch."""
+        if self.folder is not None and distributed.rank() == 0:
+            with replacing(self.folder / "metrics.csv") as file:
+                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
+
+    def restore(self) -> None:
+        """Take up the folder's checkpoint, if there is one.
+
+        Raises
+        ------
+        InputError
+            It is of another training, or of other settings, which are named.
+        """
+        path = None if self.folder is None else self.folder / CHECKPOINT
+        if path is None or not path.exists():
+            return
+        content = read_checkpoint(path)
+        content.setdefault("scaler", {})
+        if not {"settings", *self.extras} <= set(content):
+            raise InputError(f"{path} was not made by this training; remove it")
+        different = list(_differences(content["settings"], self.settings))
+        if different:
+            raise InputError(
+                f"{path} is of other settings: {'; '.join(different[:3])}; "
+                "choose another `run_name`, or `resume` none to begin anew"
+            )
+        self.network.load_state_dict(content["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(content["ema_model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        for name, extra in self.extras.items():
+            extra.load_state_dict(content[name])
+        self.step, self.rows = content["step"], content["metrics"]
+        self.sums = {k: v.to(self.device) for k, v in content["sums"].items()}
+        self.count = content["count"]
+        torch.set_rng_state(content["random"])
+        # Whoever was killed after the checkpoint has not written its last row.
+        self.save_metrics()
+        log.info("training goes on from step %d", self.step)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Settings that differ, as ``KEY was A and is B``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if old == new else [f"{name} was {old} and is {new}"]
