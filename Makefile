@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs
+.PHONY: demo test fast lint docs
 
 demo: .venv/ready
 	cd selfsup-simclr-cld && ../$(BIN)/python pretrain.py --cfg configs/digits_simclr.yaml
@@ -11,6 +11,10 @@ demo: .venv/ready
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest
+
+# The tests that take less than seconds each.
+fast: .venv/ready-dev
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

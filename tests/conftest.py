@@ -1,3 +1,4 @@
+import logging
 import runpy
 
 import pytest
@@ -7,6 +8,12 @@ pytest.register_assert_rewrite("helpers", "oracles", "toys")
 from helpers import ROOT, make_folder  # noqa: E402
 
 from usl.data.datasets import open_dataset  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """What is logged reaches caplog, whether or not an earlier test has started a run."""
+    monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def go(run, maker, source=1, by_budget=False):
 KEEP = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False)
 
 
-def test_saved_arrays_are_reused_while_they_hold(begin, caplog):
+def test_saved_arrays_are_reused_while_they_hold(begin):
     go(begin(*KEEP), maker := Maker())
     again = go(begin(*KEEP), maker)
     assert maker.calls == 1 and again[0].tolist() == [1.0] * 3

@@ -36,6 +36,7 @@ def test_it_needs_no_network(tmp_path):
     assert text.count("data:image/svg+xml") == 2 and "url(" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("width", [1280, 390])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 from collections import Counter
 
 import numpy as np
@@ -25,8 +24,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def test_a_class_without_a_label_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
+def test_a_class_without_a_label_is_said(tmp_path, caplog):
     found = read_list(tmp_path, "Index,Label\n7,dog\n1,dog\n")
     assert found.remarks == ("no image is labelled cat, 2nd",)
     say_remarks(found)

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import logging
 import os
 import re
 from pathlib import Path
@@ -152,12 +151,11 @@ def leaves(tree, prefix=""):
             yield f"{prefix}{key}"
 
 
-def test_an_old_yaml_that_sets_a_retired_key_is_read_and_told_so(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
+def test_an_old_yaml_that_sets_a_retired_key_is_read_and_told_so(tmp_path, caplog):
     (tmp_path / "old.yaml").write_text("AUGMENT:\n  BACKEND: pil\n  FLIP: 0.25\n")
     cfg = settings(PRETRAIN, "--cfg", tmp_path / "old.yaml", "--opts", "AUGMENT.BACKEND", "auto")
     assert cfg.AUGMENT.FLIP == 0.25 and "BACKEND" not in cfg.AUGMENT
-    said = [record.getMessage() for record in caplog.records]
+    said = caplog.messages
     assert [text.partition(": ")[0] for text in said] == [str(tmp_path / "old.yaml"), "--opts"]
     assert all("AUGMENT.BACKEND is ignored: random views are always made" in text for text in said)
     # Also where a script has no random views.

@@ -1,6 +1,5 @@
 """Contrastive pretraining: killed and resumed, what it writes, collapse, processes."""
 
-import logging
 import math
 
 import pytest
@@ -54,9 +53,7 @@ def test_bfloat16_trains():
     assert math.isfinite(pretrain(None, precision="bfloat16").metrics["loss"].iloc[-1])
 
 
-def test_collapse_is_recognised_and_said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
-
+def test_collapse_is_recognised_and_said(caplog):
     class Point(nn.Module):
         dim = 8
 

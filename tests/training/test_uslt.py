@@ -1,7 +1,6 @@
 """Training of USL-T: its step, reassignment, the first heads, its evaluator, what is written."""
 
 import copy
-import logging
 from dataclasses import replace
 
 import pytest
@@ -223,8 +222,7 @@ def test_what_is_watched_is_what_the_heads_predict():
     assert all(found[name] == value for name, value in blind.items())
 
 
-def test_empty_clusters_are_recognised_and_said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
+def test_empty_clusters_are_recognised_and_said(caplog):
     training = Training()
     with torch.no_grad():
         for head in training.network.cluster_head:
