@@ -44,6 +44,7 @@ def fixmatch_defaults() -> CfgNode:
     c.MODEL.TRUST_CHECKPOINT = False
     c.STEPS = 2**20
     c.SCHEDULE = "fixmatch"
+    # Decay of the weight average, which is then tested beside the weights themselves; 0: none.
     c.EMA_DECAY = 0.999
     # SGD; no decay for biases and batch norm.
     c.OPTIMIZER.LR = 0.03
@@ -53,9 +54,11 @@ def fixmatch_defaults() -> CfgNode:
     add_flip(c)
     c.FIXMATCH = CfgNode()
     add_labels(c.FIXMATCH)
-    # Unlabelled images for each labelled one; those with a probability of at least THRESHOLD count.
+    # Unlabelled images for each labelled one.
     c.FIXMATCH.MU = 7
+    # Those whose largest probability is at least this count.
     c.FIXMATCH.THRESHOLD = 0.95
+    # Logits are divided by this before they make those probabilities.
     c.FIXMATCH.TEMPERATURE = 1.0
     # Weight of the unlabelled loss; 0 trains on the labels alone.
     c.FIXMATCH.LAMBDA_U = 1.0

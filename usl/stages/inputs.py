@@ -59,14 +59,17 @@ def add_images(c: CfgNode) -> CfgNode:
     c.DATASET = CfgNode()
     # cifar10, cifar100, fashion-mnist or digits.
     c.DATASET.NAME = ""
+    # Where its files are.
     c.DATASET.ROOT_DIR = "../data"
     # Mean and standard deviation for networks, by name: usl/encoders/preprocess.py.
     c.DATASET.TRANSFORM_NAME = ""
     c.DATALOADER = CfgNode()
+    # Images that go through the network at once.
     c.DATALOADER.BATCH_SIZE = 128
     # Threads that decode image files; data sets that stay in memory need none.
     c.DATALOADER.WORKERS = 2
     c.MODEL = CfgNode()
+    # The network: ResNet18 or SmallResNet.
     c.MODEL.ARCH = "ResNet18"
     return c
 
@@ -81,8 +84,9 @@ def add_image_files(c: CfgNode) -> CfgNode:
 
 def add_encoder(c: CfgNode) -> CfgNode:
     """Settings of stages that start from a pretrained network."""
-    # ARCH: ResNet18 or SmallResNet, with a CLD, SCAN-pretext or USL-T checkpoint, or pixels, which
-    # needs none.
+    # ResNet18 or SmallResNet; or pixels, which needs no checkpoint.
+    c.MODEL.ARCH = "ResNet18"
+    # Its checkpoint: CLD's, SCAN-pretext's, USL-T's, or encoder.pth of pretrain.py.
     c.MODEL.PRETRAIN_PATH = ""
     # Width of the network before its head; checked against the network.
     c.MODEL.BACKBONE_DIM = 512

@@ -15,8 +15,9 @@ def pretrain_defaults() -> CfgNode:
     c = add_moco(add_training(add_image_files(add_images(run_defaults()))))
     # Decoded images to keep in memory, of each process.
     c.DATALOADER.CACHE_GB = 8.0
+    # Images of a step, over all processes, each seen twice.
     c.DATALOADER.BATCH_SIZE = 512
-    # ARCH: ResNet18 or SmallResNet. Channels of the first stage, and layers (10, 18, 26, …), of
+    # Channels of the first stage, and layers (10, 18, 26, …), of
     # SmallResNet.
     c.MODEL.WIDTH = 16
     c.MODEL.DEPTH = 10
@@ -33,6 +34,7 @@ def pretrain_defaults() -> CfgNode:
     c.OPTIMIZER.NESTEROV = True
     c.OPTIMIZER.WEIGHT_DECAY = 5e-4
     c.SIMCLR = CfgNode()
+    # Of NT-Xent.
     c.SIMCLR.TEMPERATURE = 0.2
     # From mine-neighbors.py: the second view is then of the image itself or of one of its
     # NUM_NEIGHBORS nearest.
@@ -41,7 +43,9 @@ def pretrain_defaults() -> CfgNode:
     # Cross-level discrimination beside NT-Xent: a second head, grouped by k-means in the batch.
     c.CLD = False
     c.GROUP = CfgNode()
+    # Groups that k-means makes of a batch.
     c.GROUP.COUNT = 32
+    # Of the cross-level loss.
     c.GROUP.TEMPERATURE = 0.2
     # Weight of the cross-level loss.
     c.GROUP.WEIGHT = 0.25

@@ -43,9 +43,11 @@ FREE_SETTINGS = (
 
 def add_training(c: CfgNode) -> CfgNode:
     """Settings of every training: how long, how exactly, how often it is looked at."""
+    # Order of the images, random views, and initial weights where there is no checkpoint.
     c.SEED = 0
     # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew.
     c.RESUME = "auto"
+    # Passes over the images.
     c.EPOCHS = 200
     # Steps instead of epochs, if above 0.
     c.STEPS = 0

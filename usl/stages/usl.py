@@ -52,6 +52,7 @@ def add_usl(c: CfgNode) -> CfgNode:
     c.USL.REG.NITERS = 10
     # Weight of the regulariser.
     c.USL.REG.W = 0.5
+    # Share of the last round's regulariser that a round keeps.
     c.USL.REG.MOMENTUM = 0.9
     # dist: picks nearer than HORIZON_DIST repel. num: the HORIZON_NUM nearest picks repel.
     c.USL.REG.HORIZON = "dist"
@@ -59,6 +60,7 @@ def add_usl(c: CfgNode) -> CfgNode:
     c.USL.REG.HORIZON_DIST = 4.0
     # A pick at squared distance d² repels with 1 / d²^ALPHA.
     c.USL.REG.ALPHA = 0.5
+    # How many picks, with HORIZON num.
     c.USL.REG.HORIZON_NUM = 128
     # With HORIZON num: leave out the own cluster's pick instead of picks at distance 0.
     c.USL.REG.EXCLUDE_SAME_CLUSTER = False
@@ -109,6 +111,7 @@ def random_defaults() -> CfgNode:
     """Settings of ``random-cifar.py``."""
     c = selection.add_export(encoder_defaults())
     c.RANDOM = CfgNode()
+    # One draw for each.
     c.RANDOM.SEEDS = [1, 2, 3, 4, 5]
     # The budget: how many images can be labelled.
     c.RANDOM.NUM_SELECTED_SAMPLES = 40

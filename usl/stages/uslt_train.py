@@ -52,6 +52,7 @@ def uslt_pretrain_defaults() -> CfgNode:
     # The heads see what the method says.
     del c.MODEL["FEATURES"]
     c.SEED = 42
+    # Images of a step, over all processes.
     c.DATALOADER.BATCH_SIZE = 1024
     # Do not train; print how the heads of RUN_DIR/checkpoint.pth are doing.
     c.EVAL_ONLY = False
@@ -59,6 +60,7 @@ def uslt_pretrain_defaults() -> CfgNode:
     # are used; and a training is continued or not by RESUME (so RECOMPUTE_* are ignored too).
     c.BACKUP_PYTHON_FILE = True
     c.DATASET.SUBSET = ""
+    # Adam; there is no other.
     c.OPTIMIZER.NAME = "Adam"
     c.OPTIMIZER.LR = 1e-4
     c.OPTIMIZER.WEIGHT_DECAY = 1e-4
@@ -74,6 +76,7 @@ def uslt_pretrain_defaults() -> CfgNode:
     # Local loss: weight of log p̄ in the logits, and temperature of the sharpening.
     c.USLT_PRETRAIN.ADJUSTMENT_WEIGHT = 5.0
     c.USLT_PRETRAIN.SHARPEN_TEMPERATURE = 0.25
+    # Weight of the local loss.
     c.USLT_PRETRAIN.LOCAL_LOSS_SCALE = 5.0
     # Epochs, counted from 0: the last one with the local loss, the first one with the global loss.
     c.USLT_PRETRAIN.TURN_OFF_LOCAL_LOSS_AFTER_EPOCH = float("inf")
