@@ -232,6 +232,7 @@ def test_the_log_goes_to_the_file(begin):
     assert "hello" in (run.folder / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_at_work_is_refused(begin, tmp_path):
     holder = (
         "import sys; from pathlib import Path; from usl.run import _lock;"

@@ -44,6 +44,7 @@ def test_picks_equal_the_oracle(kind, form):
         np.testing.assert_allclose(found.density.numpy(), density, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_published_settings_equal_the_oracle():
     # λ, α, m, horizon, T of the published experiments, at a size that the oracle can bear.
     x = features("sphere", 300, 16, seed=5)
@@ -99,6 +100,7 @@ def test_exactly_the_budget_of_distinct_picks(kind, budget):
     assert len(set(picks.tolist())) == budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
     x = features("duplicates", 700, 24)

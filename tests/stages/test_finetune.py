@@ -210,6 +210,7 @@ def test_answers_of_a_person_replace_the_labels(encoder, script, tmp_path, capsy
     assert float(rows_of(tmp_path / "run")[0]["accuracy"]) > 40 > mine + 20
 
 
+@pytest.mark.slow
 def test_few_labels_are_drawn_more_often(encoder, script, tmp_path, capsys):
     options = ("FINETUNE.NUM_LABELED", 3, "FINETUNE.REPEAT_DATA", 1, "FINETUNE.SEEDS", "[0]")
     script(FINETUNE, *finetuning(encoder, tmp_path / "run", *options))

@@ -208,6 +208,7 @@ def test_saved_arrays_that_do_not_fit(tmp_path, script):
         script(CIFAR, *argv)
 
 
+@pytest.mark.slow
 def test_helps():
     done = run_script(FEATURES, "--help")
     assert done.returncode == 0 and "--opts" in done.stdout and "FEATURES.PATH" in done.stdout

@@ -170,6 +170,7 @@ def test_the_weight_average_is_what_selection_takes(chained, tiny_cifar, tmp_pat
     assert printed_alone(capsys.readouterr().out) == expected
 
 
+@pytest.mark.slow
 def test_resnet18_is_trained_into_the_released_layout(tmp_path, script, capsys):
     root = make_cifar(tmp_path / "data", per_file=2)
     torch.manual_seed(1)

@@ -313,6 +313,7 @@ def test_without_the_unlabelled_loss_it_is_supervised_training_on_weak_views():
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_it_learns_from_images_without_labels():
     # Stripes, one kind a class: two labels each, and what the others look like.
     stripes = np.zeros((60, 32, 32, 1), np.uint8)

@@ -17,6 +17,7 @@ def test_bfloat16_trains():
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_alike(monkeypatch):
     # Without the last stage, which takes a compiler and a minute: that changes no number much.
     whole = torch.nn.Module.compile

@@ -16,6 +16,7 @@ from usl.models.resnet_cifar import CldEncoder, PretextEncoder
 from usl.training.pretraining import Contrast, Embedding, PretrainingEvaluator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cld", [False, True])
 def test_pretraining_killed_and_resumed(tmp_path, cld):
     whole = pretrain(None, cld=cld)

@@ -146,6 +146,7 @@ def test_accuracy():
         supervised.AccuracyEvaluator(without, preprocess(test), batch_size=8, device=CPU)
 
 
+@pytest.mark.slow
 def test_training_learns_what_it_is_shown():
     data = tiny_images(40)
     stripes = np.zeros_like(data.images)

@@ -141,6 +141,7 @@ def empty_cluster(*, reassign):
     return before, training.run().metrics.iloc[-1], training
 
 
+@pytest.mark.slow
 def test_an_empty_cluster_is_filled():
     before, after, _ = empty_cluster(reassign=False)
     for head in range(HEADS):

@@ -20,6 +20,7 @@ def uninterrupted(tmp_path_factory):
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imagenet", [False, True])
 @pytest.mark.parametrize("die_at", [1, 4, 8])
 def test_killed_at_any_epoch_and_resumed(tmp_path, uninterrupted, imagenet, die_at):
