@@ -72,7 +72,7 @@ def main(cfg: CfgNode, call: Call) -> None:
                 sizes = grouped.sizes[grouped.labels[picks]].numpy()
                 shown.append(Result(f"USL, seed {seed}", picks.numpy(), sizes))
 
-    # 4. Mean and spread over the seeds, and the accuracy of a vote of all labels.
+    # 4. Mean and standard deviation over seeds, and the accuracy of a vote of all labels.
     answers = torch.from_numpy(test.labels)
     pool, tests = (torch.from_numpy(found.values) for found in (features, held_out))
     print(

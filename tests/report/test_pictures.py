@@ -1,4 +1,4 @@
-"""Pictures and places of a report."""
+"""Pictures of a report, and the positions on its map."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ def test_colour_pictures():
 @pytest.mark.parametrize("n", [1, 2, 4, 40, pytest.param(3000, marks=pytest.mark.slow)])
 def test_any_features_have_a_map(n):
     for x in (np.ones((n, 3)), np.random.RandomState(0).randn(n, 3) * 1e6):
-        rows, places = plane(x, np.array([n - 1]))
-        assert rows[0] == n - 1 and len(set(rows.tolist())) == len(rows) == len(places)
+        rows, positions = plane(x, np.array([n - 1]))
+        assert rows[0] == n - 1 and len(set(rows.tolist())) == len(rows) == len(positions)
         assert len(rows) == min(n, BACKGROUND + 1)
-        assert np.isfinite(places).all()
+        assert np.isfinite(positions).all()
 
 
 def test_pictures_are_small(folder_images, tmp_path):

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 from helpers import decode, write_report
 
 from usl.data.datasets import open_dataset
@@ -32,3 +33,18 @@ def test_counts_timings_command_and_table(tmp_path):
     assert counts == ["0", "0", "0", "4", *"000000"]
     for part in ("80.0 ± 1.0", "python x.py", "<td>features</td><td>1.2</td>"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("color_by", "meaning"), [("density", "denser"), ("confidence", "more confident")]
+)
+def test_the_map_says_what_its_colour_means(tmp_path, color_by, meaning):
+    text = write_report(
+        tmp_path / "r.html",
+        dataset=open_dataset("digits", ""),
+        results=[Result("head 0", np.array([5]))],
+        maps=["data:image/svg+xml;base64,"],
+        color_by=color_by,
+    )
+    assert f"The bluer, the {meaning};" in text
+    assert ("denser" in text) == (color_by == "density")

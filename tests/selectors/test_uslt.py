@@ -13,7 +13,7 @@ from usl.selectors.uslt import best_of_clusters, confident, pseudo_labels
 def test_picks_by_hand():
     clusters = torch.tensor([2, 0, 2, 2, 0, 5, 2])
     score = torch.tensor([0.5, 0.9, 0.7, 0.7, 0.8, 0.1, 0.2])
-    # Clusters 1, 3 and 4 are dead. One pick each, in index order; of equal ones the first.
+    # Clusters 1, 3 and 4 are empty. One pick each, in index order; of equal ones the first.
     assert best_of_clusters(clusters, score, 3).tolist() == [1, 2, 5]
     assert best_of_clusters(clusters, score, 3, by_size=True).tolist() == [2, 1, 5]
     # Fewer: the largest clusters.

@@ -25,7 +25,7 @@ from usl import InputError
 from usl.augment.moco import MocoTransform
 from usl.augment.randaugment import ScanTransform
 from usl.data.datasets import open_dataset
-from usl.stages.evaluation import mean_spread
+from usl.stages.evaluation import mean_std
 from usl.stages.finetune import finetune_defaults, transform_of
 
 LIST = "FINETUNE.LABELED_INDICES_PATH"
@@ -51,8 +51,8 @@ def test_augmentation_by_transform():
 
 
 def test_mean_and_spread():
-    assert mean_spread([76.123]) == "76.12"
-    assert mean_spread([70.0, 80.0]) == "75.00 ± 7.07"
+    assert mean_std([76.123]) == "76.12"
+    assert mean_std([70.0, 80.0]) == "75.00 ± 7.07"
 
 
 # The original's defaults of this stage.
@@ -172,13 +172,13 @@ def test_seeds(encoder, script, tmp_path, capsys):
         ("2", "slice2", "stratified"),
     ]
     accuracies = [float(r["accuracy"]) for r in rows]
-    assert lines[-1] == f"accuracy: {mean_spread(accuracies)} over 2 seeds"
+    assert lines[-1] == f"accuracy: {mean_std(accuracies)} over 2 seeds"
     # The mean over classes, weighted by their test images, is the accuracy.
     counts = np.bincount(open_dataset("digits", "", "test").labels)
     shown = [float(line.split()[1]) for line in lines[-11:-1]]
     assert np.average(shown, weights=counts) == pytest.approx(np.mean(accuracies), abs=0.02)
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "mean ± spread" in report and mean_spread(accuracies) in report
+    assert "mean ± std" in report and mean_std(accuracies) in report
 
     # A seed more: what is finished is not trained again.
     old = (tmp_path / "run" / "seed2" / "checkpoint.pth").stat().st_mtime_ns

@@ -14,7 +14,7 @@ from toys.fixmatch import LABELLED, LAYOUT, sgd, small
 from usl import InputError, distributed
 from usl.data.datasets import open_dataset
 from usl.models.wideresnet import WideResNet
-from usl.stages.evaluation import Outcome, mean_spread
+from usl.stages.evaluation import Outcome, mean_std
 from usl.stages.fixmatch import fixmatch_defaults, network_of, trials_of
 from usl.stages.training import sgd as stage_sgd
 
@@ -147,10 +147,10 @@ def test_the_script_on_files_in_cifars_format(cifar, script, tmp_path, capsys):
         assert set(content) == LAYOUT and content["epoch"] == 3
         WideResNet(10, 1, 10).load_state_dict(content["ema_state_dict"])
         assert torch.load(folder / "model_best.pth.tar")["acc"] == metrics["accuracy"].max()
-    means = {c: mean_spread([float(row[c]) for row in rows]) for c in ("accuracy", "last20")}
+    means = {c: mean_std([float(row[c]) for row in rows]) for c in ("accuracy", "last20")}
     assert "±" in means["accuracy"]
     assert lines[-1] == f"accuracy: {means['accuracy']} over 2 seeds"
-    raw = mean_spread([float(row["accuracy_raw"]) for row in rows])
+    raw = mean_std([float(row["accuracy_raw"]) for row in rows])
     assert lines[-2] == f"accuracy of the raw network: {raw} over 2 seeds"
     assert lines[-3] == f"mean of at most 20 last tests: {means['last20']} over 2 seeds"
     assert [line.split()[0] for line in lines[-13:-3]] == [f"class-{i}" for i in range(10)]

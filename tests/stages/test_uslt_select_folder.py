@@ -49,14 +49,16 @@ def test_picks_and_pseudo_labels_of_a_folder(
     script(FOLDER_SELECT, *argv, *options)
     found, budget = printed_alone(capsys.readouterr().out), budget or 5
     features = np.load(tmp_path / "memory_feats_list.npy")
-    clusters, spread, expected = cosine_by_hand(features, load(folder_run)["model"], head, budget)
+    clusters, distances, expected = cosine_by_hand(
+        features, load(folder_run)["model"], head, budget
+    )
     assert found == expected and len(set(found)) == budget
     assert np.load(tmp_path / f"selected_indices_{budget}_{head}.npy").tolist() == found
 
     # The label of the first pick of a cluster for its two densest images; every pick its own.
     given = {}
     for pick in reversed(found):
-        same = sorted(np.flatnonzero(clusters == clusters[pick]), key=lambda i: (spread[i], i))
+        same = sorted(np.flatnonzero(clusters == clusters[pick]), key=lambda i: (distances[i], i))
         given |= {int(i): pick // 9 for i in same[:2]}
     given |= {pick: pick // 9 for pick in found}
     name = "mine" + (f"_seed{head}" if head else "")

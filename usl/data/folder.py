@@ -361,10 +361,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     levels = np.asarray(picture).astype(np.float64)
     high = float(np.nanmax(levels)) if levels.size else 0.0
     if picture.mode.startswith("F"):
-        white = max(high, 1.0)
+        largest = max(high, 1.0)
     else:
-        white = 65535.0 if high <= 65535 else 2.0**31 - 1
-    grey = np.nan_to_num(levels / white).clip(0, 1) * 255
+        largest = 65535.0 if high <= 65535 else 2.0**31 - 1
+    grey = np.nan_to_num(levels / largest).clip(0, 1) * 255
     return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
 
 

@@ -266,7 +266,7 @@ def _selector_of(name: str, dataset: str) -> str:
     return "stratified" if SLICE.fullmatch(name) else selector_of(name, dataset)
 
 
-def mean_spread(values: Sequence[float]) -> str:
+def mean_std(values: Sequence[float]) -> str:
     """Mean, and with more than one value ± their standard deviation."""
     mean = f"{np.mean(values):.2f}"
     return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
@@ -284,8 +284,8 @@ def finish(
 
     With several seeds: means over them, ± the standard deviation.
     """
-    total = mean_spread([one.accuracy for one in outcomes])
-    each = [mean_spread([one.by_class[c] for one in outcomes]) for c in range(len(classes))]
+    total = mean_std([one.accuracy for one in outcomes])
+    each = [mean_std([one.by_class[c] for one in outcomes]) for c in range(len(classes))]
     if run.folder is not None:
         # What FixMatch calls an epoch is what lies between two of its tests.
         axis, other = ("step", "epoch") if outcomes[0].last else ("epoch", "step")
@@ -313,11 +313,11 @@ def finish(
             print(f"{name:{width}}  {accuracy}")
         seeds = f" over {len(outcomes)} seeds" if len(outcomes) > 1 else ""
         if last := outcomes[0].last:
-            recent = mean_spread([one.recent for one in outcomes])
+            recent = mean_std([one.recent for one in outcomes])
             print(f"mean of at most {last} last tests: {recent}{seeds}")
         raw = [one.raw for one in outcomes if one.raw is not None]
         if raw:
-            print(f"accuracy of the raw network: {mean_spread(raw)}{seeds}")
+            print(f"accuracy of the raw network: {mean_std(raw)}{seeds}")
         print(f"accuracy: {total}{seeds}", flush=True)
 
 
@@ -340,7 +340,7 @@ def _table(outcomes: Sequence[Outcome], classes: Sequence[str], each: Sequence[s
         rows.append([name, *(f"{one.by_class[c]:.2f}" for one in outcomes)])
     head = ["", *(f"seed {one.seed}" for one in outcomes)]
     if len(outcomes) > 1:
-        head.append("mean ± spread")
-        for row, text in zip(rows, [*map(mean_spread, alike.values()), *each], strict=True):
+        head.append("mean ± std")
+        for row, text in zip(rows, [*map(mean_std, alike.values()), *each], strict=True):
             row.append(text)
     return Table("Accuracy on the test images, in percent", head, rows)
