@@ -40,7 +40,7 @@ and by `--opts KEY VALUE …`, in this order. What a run used is in `RUN_DIR/con
 - `--cfg NAME` is looked for as given, then from the repository root, then in the stage's
   `configs/`.
 - Relative paths in a YAML start at the stage's folder, those after `--opts` at the current folder.
-- YAML files of the original work unchanged.
+- The YAML files of the original code work as they are.
 """
 ALONE = "Without `--cfg` it takes these defaults alone: then give `DATASET.NAME` with `--opts`."
 
