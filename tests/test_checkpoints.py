@@ -133,6 +133,10 @@ def test_of_two_the_trained_weights_are_taken_unless_their_average_is_asked_for(
         weights_in(checkpoint, which="best")
 
 
+def test_one_set_of_weights_under_any_name_is_taken():
+    assert weights_in({"net": WEIGHTS, "epoch": 3}) == WEIGHTS
+
+
 def test_several_weights_under_other_names_are_listed():
     checkpoint = {"student": WEIGHTS, "teacher": WEIGHTS, "args": {}}
     with pytest.raises(InputError, match="several weights, student, teacher; save those to use"):

@@ -137,6 +137,8 @@ def weights_in(checkpoint: dict[str, Any], *, which: str = "model") -> dict[str,
     while wrapped := next((p for p in WRAPPERS if any(k.startswith(p) for k in weights)), ""):
         weights = {name.removeprefix(wrapped): value for name, value in weights.items()}
     nested = [k for k, v in state.items() if isinstance(v, dict) and _has_tensors(v)]
+    if len(nested) == 1 and not weights:
+        return weights_in(state[nested[0]])
     if nested and not weights:
         raise InputError(
             f"the checkpoint has several weights, {_some(nested)}; save those to use as a file of "

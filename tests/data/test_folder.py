@@ -87,6 +87,8 @@ def test_the_fingerprint_tells_changed_files(image_folder, tmp_path):
     longer = opened(tmp_path / "b")
     path.rename(path.with_name("gray.png"))
     assert len({first, touched, longer, opened(tmp_path / "b")}) == 4
+    # The same files, read in another way, are other images.
+    assert open_dataset("imagenet", tmp_path / "b").fingerprint() != opened(tmp_path / "b")
 
 
 def broken(folder_images, tmp_path):
@@ -268,6 +270,13 @@ def test_deep_pictures_are_scaled_by_their_depth(tmp_path, kind, white, suffix):
     assert np.abs(seen - levels[..., None]).max() <= 1
     raw = np.asarray(read_image(tmp_path / f"deep.{suffix}"))
     assert white < 1000 or (raw == 255).mean() > 0.9
+
+
+def test_an_infinite_level_does_not_blacken_the_others(tmp_path):
+    levels = np.array([[0.5, 1.0], [np.inf, 2.0]], np.float32)
+    Image.fromarray(levels).save(tmp_path / "deep.tiff")
+    seen = np.asarray(read_image(tmp_path / "deep.tiff", as_seen=True))[..., 0]
+    assert seen.tolist() == [[64, 128], [255, 255]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -42,7 +42,7 @@ def test_it_needs_no_network(tmp_path):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_a_real_browser(tmp_path, width):
     data = open_dataset("digits", "")
-    results = [Result(s, np.arange(40) * 7 + s, np.full(40, 3)) for s in (1, 2)]
+    results = [Result(f"seed {s}", np.arange(40) * 7 + s, np.full(40, 3)) for s in (1, 2)]
     maps = feature_map(np.random.RandomState(0).randn(1437, 5), np.ones(1437), results)
     path = tmp_path / "r.html"
     text = write_report(path, dataset=data, results=results, maps=maps)

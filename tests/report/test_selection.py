@@ -48,3 +48,9 @@ def test_the_map_says_what_its_colour_means(tmp_path, color_by, meaning):
     )
     assert f"The bluer, the {meaning};" in text
     assert ("denser" in text) == (color_by == "density")
+
+
+def test_other_selections_keep_their_names(tmp_path):
+    results = [Result(name, np.array([5])) for name in ("USL, seed 1", "USL, seed 2", "head 1")]
+    text = write_report(tmp_path / "r.html", dataset=open_dataset("digits", ""), results=results)
+    assert "<summary>USL, seed 2</summary>" in text and "<summary>Head 1</summary>" in text

@@ -12,6 +12,7 @@ from helpers import printed_alone
 from safetensors.torch import save_file
 
 from usl import InputError, select
+from usl.stages.usl import features_defaults, read_features
 
 
 def features_file(tmp_path, array):
@@ -121,6 +122,24 @@ def test_nan_rows_are_listed_and_can_be_left_out(tmp_path, script, capsys):
     (tmp_path / "bad.csv").write_text("Index\n59\n2\n30\n")
     script(FEATURES, "--opts", *options, "FEATURES.EXCLUDE", tmp_path / "bad.csv")
     assert printed_alone(capsys.readouterr().out) == picks
+    # What a list leaves in is called by its row in the file.
+    (tmp_path / "bad.csv").write_text("Index\n0\n1\n2\n59\n")
+    with pytest.raises(InputError, match=r"in 1 of 56 rows \(30\); mend"):
+        script(FEATURES, "--opts", *options, "FEATURES.EXCLUDE", tmp_path / "bad.csv")
+
+
+def test_a_tensor_gives_the_features_of_the_array(tmp_path):
+    x = np.random.RandomState(0).randn(60, 4)
+    x[7] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    torch.save(torch.from_numpy(x), tmp_path / "x.pt")
+    found = []
+    for name in ("x.npy", "x.pt"):
+        section = features_defaults().FEATURES
+        section.PATH, section.EXCLUDE = str(tmp_path / name), "nan"
+        found.append(read_features(section))
+    assert found[0].features.fingerprint == found[1].features.fingerprint
+    assert found[1].features.values.dtype == np.float64 and found[1].size == 60
 
 
 @pytest.mark.parametrize(

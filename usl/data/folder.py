@@ -128,7 +128,8 @@ class FolderDataset:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        # The two readings make different pixels of the same files.
+        digest = hashlib.sha256(b"as seen\n" if self.as_seen else b"")
         for path in self.paths:
             try:
                 found = os.stat(os.path.join(self.folder, path))
@@ -359,7 +360,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     shares of white, or where one is above 1, of the largest.
     """
     levels = np.asarray(picture).astype(np.float64)
-    high = float(np.nanmax(levels)) if levels.size else 0.0
+    high = float(levels[np.isfinite(levels)].max(initial=0.0))
     if picture.mode.startswith("F"):
         largest = max(high, 1.0)
     else:

@@ -33,7 +33,7 @@ UNIT32 = 2.0**-24
 UNIT64 = 2.0**-53
 
 
-def as_features(features: Any, name: str = "features") -> Tensor:
+def as_features(features: Any, name: str = "features", *, rows: np.ndarray | None = None) -> Tensor:
     """Check features and return them as a float32 or float64 tensor on the CPU.
 
     Parameters
@@ -42,6 +42,8 @@ def as_features(features: Any, name: str = "features") -> Tensor:
         Any real dtype. float16 and bfloat16 become float32, integers float64; both are exact.
     name : str
         What to call the array in an error.
+    rows : ndarray (N,), int64, optional
+        What to call its rows in an error; default 0 to N - 1.
 
     Returns
     -------
@@ -77,6 +79,7 @@ def as_features(features: Any, name: str = "features") -> Tensor:
         )
     bad = not_finite(tensor)
     if len(bad):
+        bad = bad if rows is None else torch.from_numpy(rows)[bad]
         first = ", ".join(map(str, bad[:SHOWN].tolist())) + (", …" if len(bad) > SHOWN else "")
         raise InputError(
             f"{name} have NaN or infinite values in {len(bad)} of {len(tensor)} rows ({first}); "

@@ -173,7 +173,7 @@ def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) 
         checkpoint=lambda: checkpoint_path(model),
         output=model.FEATURES,
         backbone_dim=model.BACKBONE_DIM,
-        weights=weights or model.WEIGHTS,
+        weights=model.WEIGHTS if weights is None else weights,
         trust=model.TRUST_CHECKPOINT,
     )
     return build_encoder(model.ARCH, request)

@@ -189,21 +189,22 @@ def read_features(section: CfgNode) -> FeatureFile:
         raise InputError("FEATURES.PATH is empty; give a .npy file of shape (images, dimensions)")
     found = find_input(section.PATH, "file of features (FEATURES.PATH)")
     advice = "give a .npy of shape (images, dimensions)"
+    array: np.ndarray | torch.Tensor
     if found.suffix in (".pt", ".pth", ".safetensors"):
-        array = read_tensor(found).detach().float().numpy()
+        array = read_tensor(found).detach()
     else:
         array = load_array(found, kind="fiu", advice=advice)
     size = len(array) if array.ndim else 0
     rows = np.arange(size)
     if section.get("EXCLUDE"):
         if array.ndim != 2:
-            raise InputError(f"{found} has shape {array.shape}; {advice}")
+            raise InputError(f"{found} has shape {tuple(array.shape)}; {advice}")
         rows = np.setdiff1d(rows, _excluded(section.EXCLUDE, array))
         if not len(rows):
             raise InputError(f"FEATURES.EXCLUDE leaves out all rows of {found}; keep some")
         array = array[rows]
     try:
-        features = as_features(array, f"features in {found}")
+        features = as_features(array, f"features in {found}", rows=rows)
     except InputError as error:
         hint = ", with FEATURES.EXCLUDE nan" if "EXCLUDE" in section and "NaN" in str(error) else ""
         raise InputError(f"{error}{hint}") from None
@@ -219,9 +220,11 @@ def read_features(section: CfgNode) -> FeatureFile:
     return FeatureFile(Features(values, fingerprint(values)), rows, size)
 
 
-def _excluded(name: str, array: np.ndarray) -> np.ndarray:
+def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
     """Rows that FEATURES.EXCLUDE names."""
     if name == NOT_FINITE:
+        if isinstance(array, torch.Tensor):
+            return not_finite(array).numpy()
         return not_finite(torch.from_numpy(np.array(array, dtype=np.float64))).numpy()
     path = find_input(name, "list of rows (FEATURES.EXCLUDE)")
     excluded = np.array(read_indices(path))
