@@ -101,7 +101,7 @@ def broken(folder_images, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: p.write_bytes(b""), "grey.png: it is in no known format; replace or remove it"),
+        (lambda p: p.write_bytes(b""), "grey.png: it is in no known format; replace it, or move it elsewhere"),
         (lambda p: p.write_text("<html>404</html>"), "it is in no known format"),
         (lambda p: p.write_bytes(p.read_bytes()[:-60]), "cannot read image .*grey.png: .*truncat"),
         (lambda p: p.unlink(), "cannot read image .*grey.png: No such file or directory"),

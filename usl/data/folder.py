@@ -105,7 +105,7 @@ class FolderDataset:
         long = int(short * high / low)
         if Image.MAX_IMAGE_PIXELS and short * long > Image.MAX_IMAGE_PIXELS:
             raise InputError(
-                f"{path} is too long for its width, {width} × {height} pixels; crop or remove it"
+                f"{path} is too long for its width, {width} × {height} pixels; crop it, or move it elsewhere"
             )
         size = (short, long) if width <= height else (long, short)
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
@@ -339,7 +339,7 @@ def read_image(path: Path, *, as_seen: bool = False, at_least: int | None = None
     except Exception as error:  # decoders raise errors of any kind on damaged files
         reason = f"{error or type(error).__name__}"
     reason = " ".join(reason.split()).rstrip(".")
-    raise InputError(f"cannot read image {path}: {reason}; replace or remove it")
+    raise InputError(f"cannot read image {path}: {reason}; replace it, or move it elsewhere")
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:
