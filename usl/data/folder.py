@@ -105,7 +105,8 @@ class FolderDataset:
         long = int(short * high / low)
         if Image.MAX_IMAGE_PIXELS and short * long > Image.MAX_IMAGE_PIXELS:
             raise InputError(
-                f"{path} is too long for its width, {width} × {height} pixels; crop it, or move it elsewhere"
+                f"{path} is too long for its width, {width} × {height} pixels; crop it, or move it "
+                "elsewhere"
             )
         size = (short, long) if width <= height else (long, short)
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
