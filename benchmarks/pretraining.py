@@ -14,8 +14,8 @@ from usl.augment.moco import MocoTransform
 from usl.augment.rng import Key
 from usl.augment.views import Views
 from usl.data.datasets import ImageDataset
-from usl.encoders.checkpoints import new_network
 from usl.encoders.preprocess import preprocess_named
+from usl.encoders.registry import new_network
 from usl.training.contrastive import nt_xent
 from usl.training.pretraining import Contrast, contrastive_step
 

@@ -21,7 +21,6 @@ from usl.report.page import Table
 from usl.report.selection import Result
 from usl.selectors.registry import SELECTORS, Context
 from usl.stages import selection, usl
-from usl.stages.evaluation import open_splits
 from usl.stages.inputs import begin, encoder_of
 from usl.stages.table import stage
 
@@ -29,16 +28,15 @@ from usl.stages.table import stage
 @stage(__file__, __doc__)
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    train, test = open_splits(cfg)
+    train, test = usl.open_pool_and_tests(cfg)
     usl.check_settings(cfg, cfg.COMPARE.BUDGETS, len(train))
     listed = usl.listed_picks(cfg.COMPARE.LIST, train, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)
     encoder = encoder_of(cfg, train)
     run = begin(cfg, call)
 
     # 1. Features of the images to choose from, and of those that test the choice.
-    size = cfg.DATALOADER.BATCH_SIZE
-    features = selection.image_features(run, encoder, train, batch_size=size)
-    held_out = selection.image_features(run, encoder, test, batch_size=size, name="test_feats.npy")
+    features = selection.image_features(run, cfg, encoder, train)
+    held_out = selection.image_features(run, cfg, encoder, test, name="test_feats.npy")
     points, known = Points(features.values, run.device), torch.from_numpy(train.labels)
     density = selection.neighbors(run, features, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
     context = Context(

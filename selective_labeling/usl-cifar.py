@@ -9,8 +9,7 @@ report.html.
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
 from usl.stages import usl
-from usl.stages.inputs import begin, encoder_of, open_in_memory
-from usl.stages.selection import image_features
+from usl.stages.inputs import begin, open_in_memory
 from usl.stages.table import stage
 
 
@@ -18,22 +17,22 @@ from usl.stages.table import stage
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     budget = cfg.USL.NUM_SELECTED_SAMPLES
-    images = open_in_memory(cfg, "train", advice="or embed the files and use usl-features.py")
+    images = open_in_memory(cfg, "train", advice="or use usl-imagenet.py")
     usl.check_settings(cfg, [budget], len(images))
-    encoder = encoder_of(cfg, images)
+    encoder = usl.encoder_unless_given(cfg, images)
     run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
-    features = image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
+    pool = usl.embed_pool(run, cfg, images, encoder)
 
     # 2. Density, clusters, and from each cluster a dense image far from the other picks.
     usl.choose(
         run,
         cfg,
-        features,
+        pool,
         images=images,
         title=f"{budget} of {len(images):,} images worth labelling",
-        facts={"Data set": images.name, "Encoder": encoder},
+        facts={"Data set": images.name, "Encoder": pool.made_by},
     )
 
 

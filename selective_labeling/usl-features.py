@@ -24,15 +24,11 @@ def main(cfg: CfgNode, call: Call) -> None:
     usl.check_settings(cfg, [budget], len(given.features))
     run = begin(cfg, call)
 
-    # 1. The features are given.
-    usl.note_features(run, given)
-
-    # 2. Density, clusters, and from each cluster a dense row far from the other picks.
+    # The features are given: density, clusters, from each cluster a dense row far from other picks.
     usl.choose(
         run,
         cfg,
-        given.features,
-        rows=given.rows,
+        given,
         title=f"{budget} of {len(given.features):,} embeddings worth labelling",
         facts={"Features": Path(cfg.FEATURES.PATH).name},
     )

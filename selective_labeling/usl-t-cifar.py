@@ -25,8 +25,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
-    size, width = cfg.DATALOADER.BATCH_SIZE, uslt.width_of(heads)
-    features = image_features(run, encoder, images, batch_size=size, width=width)
+    features = image_features(run, cfg, encoder, images, width=uslt.width_of(heads))
 
     # 2. Clusters of each head, and how sure it is of every image.
     chosen, mean = [], cfg.USLT.USE_MEAN_PROB

@@ -30,8 +30,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
-    size, width = cfg.DATALOADER.BATCH_SIZE, uslt.width_of(heads)
-    features = image_features(run, encoder, images, batch_size=size, width=width)
+    features = image_features(run, cfg, encoder, images, width=uslt.width_of(heads))
     points = Points(features.values, run.device)
 
     # 2. How dense is the feature space around each image?
@@ -48,6 +47,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         )
         chosen.append((clusters, picks))
     clusters, picks = chosen[cfg.USLT.HEAD_IN_USE]
+    uslt.check_answers(cfg.USLT, picks, answers)
     count = uslt.cluster_count(heads)
     result, sizes = uslt.keep_picks(run, cfg, features, images, clusters, picks, count)
 

@@ -13,7 +13,8 @@ import torch
 from usl import distributed
 from usl.cli import Call, choose_device, cli
 from usl.config.parse import CfgNode
-from usl.encoders.checkpoints import new_network, save_encoder
+from usl.encoders.checkpoints import save_encoder
+from usl.encoders.registry import new_network
 from usl.stages import pretrain, training
 from usl.stages.inputs import begin, open_images, open_test_images, preprocess_of, views_of
 from usl.stages.table import stage

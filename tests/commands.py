@@ -3,6 +3,8 @@
 CIFAR = "selective_labeling/usl-cifar.py"
 FEATURES = "selective_labeling/usl-features.py"
 RANDOM = "selective_labeling/random-cifar.py"
+IMAGENET = "selective_labeling/usl-imagenet.py"
+IMAGENET_RANDOM = "selective_labeling/random-imagenet.py"
 COMPARE = "selective_labeling/compare.py"
 MINE = "usl-t_pretraining/mine-neighbors.py"
 PRETRAIN = "usl-t_pretraining/usl-t-cifar-pretrain.py"
@@ -71,4 +73,14 @@ def fixmatching(root, run, *options):
         "RUN_DIR", run, "MODEL.DEPTH", 10, "MODEL.WIDTH", 1, "DATALOADER.BATCH_SIZE", 4,
         "FIXMATCH.MU", 2, "STEPS", 4, "FIXMATCH.EVAL_STEPS", 2, "FIXMATCH.SEEDS", "[1]",
         "FIXMATCH.NUM_LABELED", 20, "FIXMATCH.LABELED_INDICES_PATH", "slice{seed}", *options,
+    )  # fmt: skip
+
+
+def imagenet_selection(root, weights, run, *options):
+    return (
+        "--cfg", "configs/ImageNet_usl_moco_0.2.yaml", "--opts", "DATASET.NAME", "folder",
+        "DATASET.TRANSFORM_NAME", "", "DATASET.ROOT_DIR", root, "DATASET.IMAGE_SIZE", 32,
+        "MODEL.ARCH", "timm/test_resnet", "MODEL.PRETRAIN_PATH", weights, "RUN_DIR", run,
+        "RUN_NAME", "mine", "RECOMPUTE_ALL", True, "USL.NUM_SELECTED_SAMPLES", 4, "USL.KNN_K", 5,
+        "USL.REG.HORIZON_NUM", 3, "DATALOADER.BATCH_SIZE", 16, "DATALOADER.WORKERS", 2, *options,
     )  # fmt: skip

@@ -13,7 +13,8 @@ from usl.encoders.preprocess import NORMALIZATION, Preprocess
 from usl.inference import SHARD_BATCHES, ahead, extract
 from usl.models.resnet_cifar import PretextEncoder, small_resnet
 
-SEEN = Preprocess(SIDE, round(SIDE * 256 / 224), *NORMALIZATION["imagenet"])
+MEAN, STD = NORMALIZATION["imagenet"]
+SEEN = Preprocess(SIDE, round(SIDE * 256 / 224), mean=MEAN, std=STD)
 NATIVE = Preprocess(4, 4, native=True)
 
 
@@ -84,7 +85,7 @@ def test_extraction_of_a_folder_goes_on_where_it_stopped(folder_images, tmp_path
     assert np.array_equal(extract(encoder, some, **options, **shards), whole)
 
 
-def test_one_block_is_loaded_ahead():
+def test_two_blocks_are_loaded_ahead():
     loaded, seen = [], []
 
     def load(item):
@@ -98,9 +99,53 @@ def test_one_block_is_loaded_ahead():
     with pytest.raises(InputError, match="four"):
         for block in blocks:
             seen.append(block)
-    assert seen == [0, 10, 20, 30] and loaded[:5] == [0, 1, 2, 3, 4] and len(loaded) <= 6
+    assert seen == [0, 10, 20, 30] and loaded[:5] == [0, 1, 2, 3, 4] and len(loaded) <= 7
     loaded.clear()
     blocks = ahead(load, range(4))
     assert next(blocks) == 0
     blocks.close()
     assert len(loaded) <= 2
+
+
+def test_rows_of_broken_files_are_nan_where_they_may_be(tmp_path):
+    names = {f"{i}.png": ("RGB", (40, 36)) for i in range(7)}
+    some = open_dataset("folder", make_folder(tmp_path, names), workers=2)
+    encoder = PretextEncoder(**small_resnet(2, 10)).eval()
+    options = {"preprocess": SEEN, "batch_size": 3, "skip_unreadable": True}
+    whole = extract(encoder, some, **options)
+    for name in ("2.png", "6.png"):
+        (some.folder / name).write_bytes(b"")
+    found = extract(encoder, some, **options)
+    assert np.isnan(found[[2, 6]]).all()
+    kept = [0, 1, 3, 4, 5]
+    assert np.array_equal(found[kept], whole[kept])
+    for path in some.paths:
+        (some.folder / path).write_bytes(b"")
+    with pytest.raises(InputError, match="none of the 7 images can be read; see the first: 0.png"):
+        extract(encoder, some, **options)
+
+
+def test_half_precision_is_near_and_others_are_unknown(folder_images):
+    torch.manual_seed(0)
+    encoder = PretextEncoder(**small_resnet(8, 10)).eval()
+    options = {"preprocess": SEEN, "batch_size": 5}
+    exact = extract(encoder, folder_images, **options)
+    near = extract(encoder, folder_images, precision="bfloat16", **options)
+    assert near.dtype == np.float32 and not np.array_equal(exact, near)
+    np.testing.assert_allclose(near, exact, atol=2e-2)
+    with pytest.raises(InputError, match="unknown `precision` 'int4'; choose one of float32, bfl"):
+        extract(encoder, folder_images, precision="int4", **options)
+
+
+def test_large_images_go_through_the_network_a_few_at_a_time():
+    seen = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x.mean(dim=(2, 3))
+
+    images = ImageDataset("x", "train", np.zeros((9, 32, 32, 3), np.uint8), None, ())
+    large = Preprocess(512, 512, mean=MEAN, std=STD)
+    found = extract(Counting(), images, preprocess=large, batch_size=7)
+    assert found.shape == (9, 3) and seen == [2, 2, 2, 1, 2]

@@ -38,10 +38,10 @@ def main(cfg: CfgNode, call: Call) -> None:
 
     # 1. Features of every image, in dataset order.
     if cfg.FEATURES.PATH:
-        usl.note_features(run, given)
+        usl.note_pool(run, given)
         features = given.features
     else:
-        features = image_features(run, encoder, images, batch_size=cfg.DATALOADER.BATCH_SIZE)
+        features = image_features(run, cfg, encoder, images)
     points = Points(features.values, run.device)
 
     # 2. The nearest of each, after itself.

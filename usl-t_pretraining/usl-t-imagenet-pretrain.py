@@ -13,10 +13,9 @@ Labels, where there are any, are only compared with. Many GPUs or processes: tor
 from usl.augment.moco import MocoTransform
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
-from usl.models.resnet_cifar import EMBEDDING
-from usl.stages.inputs import open_images, open_test_images, preprocess_of
+from usl.stages.inputs import open_images, open_test_images
 from usl.stages.table import stage
-from usl.stages.uslt_train import Form, check_options, pretext_of, train
+from usl.stages.uslt_train import Form, check_options, frozen_encoder, train
 
 
 @stage(__file__, __doc__)
@@ -26,13 +25,14 @@ def main(cfg: CfgNode, call: Call) -> None:
     images = open_images(cfg, "train")
     test = open_test_images(cfg, images) or images
     # 1. A pretrained encoder, which stays as it is, with cosine heads on what it makes.
-    encoder, source = pretext_of(cfg.MODEL)
+    encoder = frozen_encoder(cfg, images)
 
     # 2. Strong views as MoCo v2's.
-    transform = MocoTransform(size=preprocess_of(cfg, images).side, flip=cfg.AUGMENT.FLIP)
+    transform = MocoTransform(size=encoder.preprocess.side, flip=cfg.AUGMENT.FLIP)
 
     # 3. Neighbours agree on few, balanced clusters; one that empties takes half of the largest.
-    form = Form(encoder, EMBEDDING, transform, cosine=True, source=source)
+    network, source = encoder.for_training(), encoder.source
+    form = Form(network, encoder.dim, transform, cosine=True, source=source)
     train(cfg, call, form, images, test)
 
 

@@ -51,6 +51,8 @@ class Expected:
         NumPy kinds of dtype accepted.
     low, high : float
         All values must lie between, ends included.
+    rows_of_nan : bool
+        Rows may be NaN instead.
     optional : bool
         A result from elsewhere may lack it.
     """
@@ -61,6 +63,7 @@ class Expected:
     low: float = -np.finfo(np.float64).max
     high: float = np.finfo(np.float64).max
     optional: bool = False
+    rows_of_nan: bool = False
 
     def load(self, folder: Path) -> np.ndarray:
         """Read and check it."""
@@ -68,7 +71,7 @@ class Expected:
             folder / self.name,
             shape=self.shape,
             kind=self.kind,
-            limits=(self.low, self.high),
+            limits=None if self.rows_of_nan else (self.low, self.high),
             advice=ADVICE,
         )
 
@@ -173,6 +176,18 @@ class Run:
             assert array is not None
             self.save(e.name, array, source, by_budget=by_budget)
         return arrays
+
+    def given(self, name: str, source: dict[str, Any]) -> bool:
+        """Whether :meth:`cached` will take a file from elsewhere, such as a released result.
+
+        Also one that an earlier run took for the same ``source``.
+        """
+        if self.folder is None or self._recompute.everything:
+            return False
+        entry = self._record["arrays"].get(name)
+        if entry and entry.get("foreign") and entry["source"] == source:
+            return bool(self._fingerprint_on_disk(name) == entry["sha256"])
+        return (self.folder / name).exists() and not self._is_known(name)
 
     def save(
         self, name: str, array: np.ndarray, source: dict[str, Any], *, by_budget: bool = False
@@ -368,18 +383,20 @@ def start(
                 raise InputError(f"{folder} is there already; choose another `run_name`")
             folder.mkdir(parents=True, exist_ok=True)
             _lock(folder)
-            for left_over in folder.glob(".*.partial"):
+            for left_over in folder.rglob(".*.partial"):
                 left_over.unlink()
             _start_log(folder)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot use `run_dir` {folder}: {reason}; choose another") from None
-        save_text(folder / "config.yaml", settings_text)
     else:
         folder = None
         _start_log(None)
     log.info("%s on %s", title, device)
-    return Run(folder, device=device, command=command, settings=settings, recompute=recompute)
+    run = Run(folder, device=device, command=command, settings=settings, recompute=recompute)
+    if folder is not None:
+        save_text(folder / "config.yaml", settings_text)
+    return run
 
 
 def _lock(folder: Path) -> None:

@@ -18,7 +18,8 @@ from usl.augment.rng import Key
 from usl.data import folder
 from usl.encoders.preprocess import NORMALIZATION, Preprocess
 
-SEEN = Preprocess(SIDE, round(SIDE * 256 / 224), *NORMALIZATION["imagenet"])
+MEAN, STD = NORMALIZATION["imagenet"]
+SEEN = Preprocess(SIDE, round(SIDE * 256 / 224), mean=MEAN, std=STD)
 
 
 def pictures(image_folder):

@@ -19,7 +19,8 @@ from usl.augment.rng import Key
 from usl.encoders.preprocess import NORMALIZATION, Preprocess
 
 MEAN = (0.4914, 0.4822, 0.4465)
-SEEN = Preprocess(32, 32, *NORMALIZATION["SCAN-cifar10"])
+MEAN, STD = NORMALIZATION["SCAN-cifar10"]
+SEEN = Preprocess(32, 32, mean=MEAN, std=STD)
 TRANSFORMS = [ScanTransform(fill=MEAN), WeakTransform(), RandAugmentTransform()]
 
 

@@ -17,7 +17,9 @@ ORIGINAL = {
     "SAVE_DIR": "saved",
     "DATASET.NAME": "", "DATASET.ROOT_DIR": "../data", "DATASET.TRANSFORM_NAME": "",
     "DATALOADER.BATCH_SIZE": 128, "DATALOADER.WORKERS": 2,
-    "MODEL.ARCH": "ResNet18", "MODEL.PRETRAIN_PATH": "", "MODEL.BACKBONE_DIM": 512,
+    "MODEL.ARCH": "ResNet18", "MODEL.PRETRAIN_PATH": "",
+    # Not 512 as the original, which would refuse its own encoders of ImageNet.
+    "MODEL.BACKBONE_DIM": 0,
 }  # fmt: skip
 USL = {
     "USL.NUM_SELECTED_SAMPLES": 40, "USL.KNN_K": 400, "USL.K_MEANS_NITERS": 200,
@@ -97,8 +99,8 @@ BAD_FILES = {
     "USL: {KNN: 3}": "unknown key USL.KNN; did you mean USL.KNN_K?",
     "KNN_K: 3": "unknown key KNN_K; did you mean USL.KNN_K?",
     "NONSENSE_XYZ: 3": "unknown key NONSENSE_XYZ; known: BASE, RUN_NAME",
-    "RANDOM: {SEEDS: [1]}": "RANDOM is a setting of another stage (random-cifar.py); remove it",
-    "FEATURES: {PATH: x}": "FEATURES is a setting of another stage (usl-features.py, mine",
+    "RANDOM: {SEEDS: [1]}": "RANDOM is a setting of another stage (random-cifar.py, random-imag",
+    "SELECT: {PATH: x}": "unknown key SELECT",
     "USL: {KNN_K: many}": "USL.KNN_K is 'many'; give a whole number",
     "USL: {KNN_K: 2.5}": "USL.KNN_K is 2.5; give a whole number",
     "USL: {KNN_K: true}": "USL.KNN_K is True; give a whole number",

@@ -6,7 +6,8 @@ from helpers import STATE_DICTS, make_cld_checkpoint, shapes
 
 from usl import InputError
 from usl.checkpoints import weights_in
-from usl.encoders.checkpoints import load_encoder, new_network, save_encoder
+from usl.encoders.checkpoints import load_encoder, save_encoder
+from usl.encoders.registry import new_network
 from usl.models.resnet_cifar import CldEncoder, PretextEncoder, UsltEncoder, small_resnet
 
 
@@ -66,12 +67,8 @@ def test_half_precision_weights_load(tmp_path):
 @pytest.mark.parametrize(
     ("arch", "width", "depth", "message"),
     [
-        (
-            "AlexNet",
-            16,
-            10,
-            "unknown `architecture` 'AlexNet'; choose one of ResNet18, SmallResNet",
-        ),
+        ("AlexNet", 16, 10, "unknown `architecture` 'AlexNet'; did you mean torchvision/alexnet"),
+        ("pixels", 16, 10, "`architecture` 'pixels' is not trained here; choose ResNet18 or Small"),
         ("SmallResNet", 0, 10, "`width` is 0"),
         ("SmallResNet", 16, 9, "`depth` is 9; choose 10, 18, 26"),
         ("SmallResNet", 16, 2, "`depth` is 2"),

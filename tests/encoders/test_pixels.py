@@ -4,6 +4,7 @@ import numpy as np
 from helpers import SIDE
 
 from usl.data.datasets import open_dataset
+from usl.encoders.preprocess import Preprocess
 from usl.encoders.registry import Request, build_encoder
 from usl.inference import extract
 
@@ -11,7 +12,7 @@ from usl.inference import extract
 def embed(images, batch_size):
     encoder = build_encoder("pixels", Request(images=images, side=SIDE))
     found = extract(encoder.network, images, preprocess=encoder.preprocess, batch_size=batch_size)
-    assert encoder.dim == found.shape[1] and encoder.unit
+    assert encoder.dim == found.shape[1] and not encoder.scale
     return found
 
 
@@ -24,8 +25,8 @@ def test_pixels_by_hand():
 
 
 def test_pixels_of_a_folder(folder_images):
-    rows = range(len(folder_images))
-    x = folder_images.middles(rows, round(SIDE * 256 / 224), SIDE).double().numpy()
+    seen = Preprocess(SIDE, round(SIDE * 256 / 224))
+    x = seen.normalize(seen.read(folder_images, 0, len(folder_images))).double().numpy()
     x = (x - x.mean(axis=0)).reshape(len(x), -1)
     expected = x / np.linalg.norm(x, axis=1, keepdims=True)
     np.testing.assert_allclose(embed(folder_images, 3), expected, atol=1e-6)

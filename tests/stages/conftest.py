@@ -16,7 +16,8 @@ from commands import (
 from helpers import ROOT, make_cifar, make_cld_checkpoint, random_statistics, run_script
 from PIL import Image
 
-from usl.encoders.checkpoints import new_network, save_encoder
+from usl.encoders.checkpoints import save_encoder
+from usl.encoders.registry import new_network
 from usl.models.resnet_cifar import PretextEncoder, small_resnet
 
 

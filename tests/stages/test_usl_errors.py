@@ -73,8 +73,11 @@ def test_bad_settings_of_features(tmp_path, script, options, message):
     ("options", "message"),
     [
         (("DATASET.NAME", "mnist"), "unknown DATASET.NAME 'mnist'; choose one of cifar10"),
-        (("MODEL.ARCH", "AlexNet"), "unknown MODEL.ARCH 'AlexNet'; choose one of ResNet18, Small"),
-        (("MODEL.ARCH", "ResNet18", "MODEL.PRETRAIN_PATH", ""), "MODEL.PRETRAIN_PATH is empty"),
+        (("MODEL.ARCH", "AlexNet"), "unknown MODEL.ARCH 'AlexNet'; did you mean torchvision/alexnet"),
+        (
+            ("MODEL.ARCH", "ResNet18", "MODEL.PRETRAIN_PATH", ""),
+            "needs a MODEL.PRETRAIN_PATH; give one",
+        ),
         (
             ("MODEL.ARCH", "ResNet18", "MODEL.PRETRAIN_PATH", "nowhere.pth"),
             "there is no checkpoint (MODEL.PRETRAIN_PATH); put nowhere.pth in one of the places",
@@ -97,7 +100,7 @@ def test_bad_settings_of_images(tmp_path, script, options, message):
 
 def test_images_in_files_are_for_other_scripts(image_folder, script, tmp_path):
     options = ("DATASET.NAME", "folder", "DATASET.ROOT_DIR", image_folder, "RUN_DIR", tmp_path)
-    with pytest.raises(InputError, match="whose images are files; choose .* use usl-features.py"):
+    with pytest.raises(InputError, match="whose images are files; choose .* use usl-imagenet.py"):
         script(CIFAR, "--opts", *options)
 
 

@@ -5,7 +5,7 @@ from helpers import CPU, disturbed, preprocess, tiny_images
 
 from usl.augment.moco import MocoTransform
 from usl.augment.views import Views
-from usl.encoders.checkpoints import new_network
+from usl.encoders.registry import new_network
 from usl.training.loop import Plan, fit
 from usl.training.pretraining import Contrast, PretrainingEvaluator, contrastive_step
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from usl.augment.moco import MocoTransform
 from usl.augment.rng import Key
-from usl.data.folder import FolderDataset, as_floats, centre, in_threads
+from usl.data.folder import FolderDataset, as_floats, in_threads
 from usl.encoders.preprocess import Preprocess
 from usl.errors import InputError
 
@@ -22,8 +22,8 @@ CACHE_BYTES = 4 << 30
 class FolderViews:
     """Views of a folder's images, normalised, (n, 3, H, W), on the device.
 
-    Called like :class:`usl.augment.views.Views`. Every image is decoded and its short side resized
-    to ``preprocess.resize``. The standard view is the middle of that; a random one a crop of it,
+    Called like :class:`usl.augment.views.Views`. Every image is decoded and resized as
+    ``preprocess`` says. The standard view is the middle of that; a random one a crop of it,
     resized with PIL, then the rest of the transform in batches on the device.
 
     Parameters
@@ -70,16 +70,15 @@ class FolderViews:
 
     def standard(self, rows: Tensor) -> Tensor:
         """Images ``rows`` (n,), int64, cropped in the middle."""
-        side = self.preprocess.side
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            crops = [centre(picture, side) for picture in self._pictures(rows)]
+            crops = [self.preprocess.cropped(picture) for picture in self._pictures(rows)]
             return self._normalized(as_floats(crops, self.device))
 
     def _pictures(self, images: Tensor) -> list[np.ndarray]:
         """Decoded and resized images, kept as far as there is room."""
         rows = images.tolist()
         missing = [r for r in dict.fromkeys(rows) if r not in self.kept and r not in self._last]
-        decoded = self.dataset.resized(missing, self.preprocess.resize)
+        decoded = self.dataset.each(missing, self.preprocess.resized)
         new = dict(zip(missing, decoded, strict=True))
         known = ChainMap(new, self._last, self.kept)
         self._last = {row: known[row] for row in rows}

@@ -101,6 +101,8 @@ def open_dataset(
     split: str = "train",
     *,
     workers: int | None = None,
+    image_list: Path | None = None,
+    subset: Path | None = None,
 ) -> AnyDataset:
     """Open a data set, downloading it where it is missing and its home can be reached.
 
@@ -113,6 +115,9 @@ def open_dataset(
     split : {"train", "test"}
     workers : int, optional
         Threads that decode files; data sets that stay in memory need none.
+    image_list, subset : Path, optional
+        Of folders: their images, and the classes to keep; see
+        :func:`usl.data.folder.open_folder`.
 
     Returns
     -------
@@ -121,11 +126,18 @@ def open_dataset(
     Raises
     ------
     InputError
-        Unknown name, or data that are missing and cannot be downloaded, or damaged.
+        Unknown name, or data that are missing and cannot be downloaded, or damaged; or options that
+        the data set has not.
     """
     if name not in DATASETS:
         raise InputError(f"unknown `dataset` {name!r}; choose one of {', '.join(DATASETS)}")
-    return DATASETS[name](Path(root), split, workers=workers)
+    options = {"image_list": image_list, "subset": subset}
+    given = {option: path for option, path in options.items() if path is not None}
+    if given and name not in FOLDERS:
+        raise InputError(
+            f"`dataset` {name} takes no `{next(iter(given))}`; choose one of {', '.join(FOLDERS)}"
+        )
+    return DATASETS[name](Path(root), split, workers=workers, **given)
 
 
 def _cifar(files: readers.CifarFiles, root: Path, split: str, *, workers: int) -> ImageDataset:
@@ -146,14 +158,14 @@ def _digits(root: Path, split: str, *, workers: int) -> ImageDataset:
     return ImageDataset("digits", split, images, labels, tuple("0123456789"), max_value=16)
 
 
-# By name: ``f(root, split, *, workers)``, which opens the data set. People's own folders are read
-# as people see the pictures, ImageNet as the networks trained on it read it.
+# Data sets whose images are files, and whether these are read as people see the pictures, as
+# people's own are, or as the networks trained on them read them.
+FOLDERS = {"imagenet": False, "imagenet100": False, "folder": True}
+# By name: ``f(root, split, *, workers)``, which opens the data set.
 DATASETS: dict[str, Callable[..., AnyDataset]] = {
     "cifar10": partial(_cifar, readers.CIFAR10),
     "cifar100": partial(_cifar, readers.CIFAR100),
     "fashion-mnist": _fashion_mnist,
     "digits": _digits,
-    "imagenet": partial(open_folder, "imagenet"),
-    "imagenet100": partial(open_folder, "imagenet100"),
-    "folder": partial(open_folder, "folder", as_seen=True),
+    **{name: partial(open_folder, name, as_seen=as_seen) for name, as_seen in FOLDERS.items()},
 }

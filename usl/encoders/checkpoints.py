@@ -51,7 +51,6 @@ class Backbone(nn.Module):
         super().__init__()
         self.encoder: Any = encoder
         self.out_dim: Any = encoder.dim
-        self.unit = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, h, w) to (n, dim)."""
@@ -92,7 +91,7 @@ def load_encoder(
     -------
     nn.Module
         In eval mode; (n, 3, 32, 32) normalised images, for ``resnet50`` of any size, to (n, D)
-        features. Its ``out_dim`` is D, and ``unit`` says whether features have length 1.
+        features. Its ``out_dim`` is D.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def sizes_in(weights: dict[str, Tensor]) -> dict[str, int]:
     return small_resnet(1 if first is None else len(first), 2 + 8 * max(1, len(found)))
 
 
-def new_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:
+def new_cifar_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:
     """An untrained network with the head, or for CLD the two heads, of pretraining.
 
     Parameters
@@ -145,10 +144,8 @@ def new_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Module:
     Raises
     ------
     InputError
-        An unknown architecture, or sizes that make no network.
+        Sizes that make no network.
     """
-    if arch not in NETWORKS:
-        raise InputError(f"unknown `architecture` {arch!r}; choose one of {', '.join(NETWORKS)}")
     sizes = small_resnet(width, depth) if arch == "SmallResNet" else {}
     return CldNetwork(**sizes) if cld else PretextEncoder(**sizes)
 

@@ -40,5 +40,6 @@ def mean_image(dataset: AnyDataset, preprocess: Preprocess) -> Tensor:
         return dataset.mean()
     total = torch.zeros(3, preprocess.side, preprocess.side, dtype=torch.float64)
     for start, stop in blocks(len(dataset), BLOCK):
-        total += preprocess.read(dataset, start, stop).double().sum(dim=0)
+        images = preprocess.normalize(preprocess.read(dataset, start, stop))
+        total += images.double().sum(dim=0)
     return (total / len(dataset)).float()

@@ -5,18 +5,30 @@ To add one, write a function like those below and enter it in ``ENCODERS``.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from usl.artifacts import fingerprint
 from usl.data.datasets import AnyDataset
-from usl.encoders.checkpoints import load_encoder
+from usl.encoders.checkpoints import NETWORKS, load_encoder, new_cifar_network
+from usl.encoders.library import LibraryNetwork, Scaled, load_library
 from usl.encoders.pixels import Pixels, mean_image
-from usl.encoders.preprocess import Preprocess, preprocess_named, sizes_for
+from usl.encoders.preprocess import (
+    SIDE,
+    Preprocess,
+    check_agreement,
+    preprocess_named,
+    sizes_for,
+)
+from usl.encoders.timm import CLIP, clip_network, timm_names, timm_network
+from usl.encoders.torchvision import torchvision_names, torchvision_network
 from usl.errors import InputError
+from usl.models.resnet_cifar import EMBEDDING, Pretext
 
 
 @dataclass(frozen=True)
@@ -29,8 +41,8 @@ class Encoder:
         In eval mode: what ``preprocess`` makes of images to features, (n, dim).
     preprocess : Preprocess
     dim : int
-    unit : bool
-        Whether its features have length 1.
+    scale : bool
+        Its features are saved as they come and scaled to length 1 after loading.
     source : dict of str to str
         Its name and fingerprints, for the record.
     """
@@ -38,12 +50,15 @@ class Encoder:
     network: nn.Module
     preprocess: Preprocess
     dim: int
-    unit: bool
+    scale: bool
     source: dict[str, str]
 
     def __str__(self) -> str:
-        length = " of length 1" if self.unit else ""
-        return f"{self.source['architecture']}: {self.dim} dimensions{length}"
+        return f"{self.source['architecture']}: {self.dim} dimensions"
+
+    def for_training(self) -> nn.Module:
+        """The network as part of another: its features have the length that stages use."""
+        return Scaled(self.network) if self.scale else self.network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +72,10 @@ class Request:
     transform : str
         Name of the normalisation that a released network was trained with.
     side : int
-        Of the square cut from an image file, in pixels.
+        Of the square cut from an image file, in pixels; 0: what the encoder was made for.
     checkpoint : callable, optional
-        Returns the path of the weights, or raises InputError where there are none.
+        Returns the path of the weights, or raises InputError where there are none. Without it those
+        that the encoder's library publishes.
     output : {"head", "backbone"}
         Which features; see :func:`usl.encoders.checkpoints.load_encoder`.
     backbone_dim : int, optional
@@ -72,7 +88,7 @@ class Request:
 
     images: AnyDataset
     transform: str = ""
-    side: int = 224
+    side: int = 0
     checkpoint: Callable[[], Path] | None = None
     output: str = "head"
     backbone_dim: int | None = None
@@ -88,21 +104,137 @@ def build_encoder(name: str, request: Request) -> Encoder:
     InputError
         Unknown name or transform; a checkpoint that is missing or does not fit.
     """
+    if request.side < 0:
+        raise InputError(f"`side` is {request.side}; choose 0, the encoder's own, or more")
+    build = ENCODERS.get(name)
+    if build is None:
+        _library(name)
+        build = _from_library
+    return build(name, request)
+
+
+def saved_as_it_comes(name: str) -> bool:
+    """Whether features of the encoder of this name are scaled to length 1 after loading.
+
+    Raises
+    ------
+    InputError
+        Unknown name.
+    """
     if name not in ENCODERS:
-        known = ", ".join(ENCODERS)
-        raise InputError(f"unknown `architecture` {name!r}; choose one of {known}")
-    return ENCODERS[name](name, request)
+        _library(name)
+    return ENCODERS.get(name, _from_library) in (_from_library, _clip)
+
+
+def preprocess_for(name: str, request: Request) -> Preprocess:
+    """The preprocessing of the network of this name, without its weights.
+
+    Names other than those of libraries are not looked at: all of the project's networks, also those
+    that are no encoders, are shown images as ``request`` says.
+
+    Raises
+    ------
+    InputError
+        Unknown name of a library, or unknown transform.
+    """
+    if name in CLIP or name.startswith(LIBRARIES):
+        parts = _library_network(name, request.side)
+        _check_transform(name, request, parts.preprocess)
+        return parts.preprocess
+    return preprocess_named(request.transform, request.images, side=request.side or SIDE)
+
+
+def new_network(name: str, width: int, depth: int, *, cld: bool) -> nn.Module:
+    """An untrained network with the head, or for CLD the two heads, of pretraining.
+
+    Parameters
+    ----------
+    name : str
+        ResNet18 or SmallResNet, or a network of timm or torchvision, which CLD does not take.
+    width, depth : int
+        Of the small ResNet; see :func:`usl.models.resnet_cifar.small_resnet`.
+    cld : bool
+
+    Raises
+    ------
+    InputError
+        An unknown architecture, or sizes that make no network.
+    """
+    if name in NETWORKS:
+        return new_cifar_network(name, width, depth, cld=cld)
+    if name in ENCODERS or cld:
+        raise InputError(
+            f"`architecture` {name!r} is not trained here{' with CLD' if cld else ''}; choose "
+            f"{' or '.join(NETWORKS)}"
+        )
+    parts = _library(name)(side=0)
+    return Pretext(parts.network, parts.dim)
+
+
+def encoder_names() -> list[str]:
+    """Every name that :func:`build_encoder` takes."""
+    return [
+        *ENCODERS,
+        *(f"timm/{name}" for name in timm_names()),
+        *(f"torchvision/{name}" for name in torchvision_names()),
+    ]
+
+
+def describe(name: str) -> tuple[str, str]:
+    """Dimensions of an encoder's features and side of what it sees, in words, without weights."""
+    if name in OWN:
+        return OWN[name]
+    try:
+        # Networks that compute while they are built cannot be built without memory.
+        with torch.device("meta"):
+            parts = _library_network(name)
+    except (InputError, NotImplementedError, RuntimeError):
+        parts = _library_network(name)
+    return str(parts.dim), str(parts.preprocess.side)
+
+
+def _library_network(name: str, side: int = 0) -> LibraryNetwork:
+    return clip_network(name, side=side) if name in CLIP else _library(name)(side=side)
+
+
+def _library(name: str) -> Callable[..., LibraryNetwork]:
+    """What builds a network of timm or torchvision; an error, with near names, for another name."""
+    library, _, inner = name.partition("/")
+    if library == "timm":
+        import timm
+
+        if timm.is_model(inner) or inner in timm_names():
+            return lambda *, side: timm_network(inner, side=side)
+    if library == "torchvision" and inner.partition(".")[0] in torchvision_names():
+        return lambda *, side: torchvision_network(inner, side=side)
+    # By the last part of the name, since people leave out the library.
+    names = encoder_names()
+    names = [known for known in names if known.startswith(f"{library}/")] or names
+    known = {known.rpartition("/")[2].lower(): known for known in names}
+    close = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=3)
+    near = [known[match] for match in close]
+    meant = f"did you mean {', '.join(near)}? " if near else ""
+    raise InputError(
+        f"unknown `architecture` {name!r}; {meant}choose one of {', '.join(ENCODERS)}, "
+        "timm/NAME or torchvision/NAME; python -m usl.encoders lists them"
+    )
+
+
+def _check_transform(name: str, request: Request, preprocess: Preprocess) -> None:
+    # The original's files name ImageNet's transform beside CLIP, which has its own.
+    if not (name in CLIP and request.transform in ("imagenet", "imagenet100")):
+        check_agreement(request.transform, preprocess, name)
 
 
 def _pixels(name: str, request: Request) -> Encoder:
-    preprocess = Preprocess(*sizes_for(request.images, request.side), native=True)
+    preprocess = Preprocess(*sizes_for(request.images, request.side or SIDE), native=True)
     network = Pixels(mean_image(request.images, preprocess)).eval()
     source = {"architecture": name, "mean_of": request.images.fingerprint()}
-    return Encoder(network, preprocess, network.out_dim, True, source)
+    return Encoder(network, preprocess, network.out_dim, False, source)
 
 
 def _from_checkpoint(name: str, request: Request) -> Encoder:
-    preprocess = preprocess_named(request.transform, request.images, side=request.side)
+    preprocess = preprocess_named(request.transform, request.images, side=request.side or SIDE)
     if request.checkpoint is None:
         raise InputError(f"encoder {name} needs a `checkpoint`; give one")
     path = request.checkpoint()
@@ -114,20 +246,55 @@ def _from_checkpoint(name: str, request: Request) -> Encoder:
         weights=request.weights,
         trust=request.trust,
     )
-    source = {
+    return Encoder(network, preprocess, network.out_dim, False, _source(name, request, path))
+
+
+def _from_library(name: str, request: Request) -> Encoder:
+    return _loaded(name, request, _library(name)(side=request.side))
+
+
+def _clip(name: str, request: Request) -> Encoder:
+    projected = request.output == "head"
+    return _loaded(name, request, clip_network(name, side=request.side, projected=projected))
+
+
+def _loaded(name: str, request: Request, parts: LibraryNetwork) -> Encoder:
+    """A network of a library with its weights."""
+    _check_transform(name, request, parts.preprocess)
+    path = parts.published() if request.checkpoint is None else request.checkpoint()
+    network, dim, scaled = load_library(
+        parts, path, output=request.output, weights=request.weights, trust=request.trust
+    )
+    if request.backbone_dim not in (None, parts.dim):
+        raise InputError(f"`backbone_dim` is {request.backbone_dim}, {name} has {parts.dim}")
+    return Encoder(network, parts.preprocess, dim, not scaled, _source(name, request, path))
+
+
+def _source(name: str, request: Request, path: Path) -> dict[str, str]:
+    return {
         "architecture": name,
         "output": request.output,
         "checkpoint": path.name,
         "weights": request.weights,
         "sha256": fingerprint(path),
     }
-    return Encoder(network, preprocess, network.out_dim, network.unit, source)
 
 
-# By name: ``f(name, request)``, which builds the encoder.
+# How the names of encoders from libraries begin.
+LIBRARIES = ("timm/", "torchvision/")
+# What the project's own encoders make and see, for lists of encoders.
+OWN = {
+    "ResNet18": (str(EMBEDDING), "32"),
+    "SmallResNet": (str(EMBEDDING), "32"),
+    "resnet50": (str(EMBEDDING), str(SIDE)),
+    "pixels": ("all pixels", "its own"),
+}
+# By name: ``f(name, request)``, which builds the encoder. Beside these the names of timm and
+# torchvision, timm/NAME and torchvision/NAME.
 ENCODERS: dict[str, Callable[[str, Request], Encoder]] = {
     "ResNet18": _from_checkpoint,
     "SmallResNet": _from_checkpoint,
     "resnet50": _from_checkpoint,
     "pixels": _pixels,
+    **dict.fromkeys(CLIP, _clip),
 }

@@ -191,6 +191,40 @@ def fold_sum(x: Tensor) -> Tensor:
     return x[..., 0].clone()
 
 
+def unit_rows(
+    features: Tensor, name: str = "features", *, rows: np.ndarray | None = None
+) -> Tensor:
+    """Rows (N, D) divided by their lengths, which are computed in float64 in one fixed order.
+
+    Parameters
+    ----------
+    features : Tensor (N, D), float32 or float64, on the CPU
+    name, rows
+        For the error, see :func:`as_features`.
+
+    Returns
+    -------
+    Tensor (N, D), of the dtype of ``features``
+
+    Raises
+    ------
+    InputError
+        A row is all zeros.
+    """
+    scaled = torch.empty_like(features)
+    for start, stop in blocks(len(features)):
+        exact = features[start:stop].double()
+        lengths = fold_sum(exact * exact).sqrt_()
+        if not lengths.all():
+            zero = start + int((lengths == 0).nonzero()[0, 0])
+            zero = zero if rows is None else int(rows[zero])
+            raise InputError(
+                f"row {zero} of {name} is all zeros and cannot be normalised; leave it out"
+            )
+        scaled[start:stop] = exact / lengths[:, None]
+    return scaled
+
+
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances in float64 between broadcast rows of ``a`` and ``b``.
 

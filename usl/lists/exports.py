@@ -14,7 +14,7 @@ import numpy as np
 from usl.artifacts import save_array, save_text
 from usl.data.datasets import AnyDataset
 from usl.errors import InputError
-from usl.lists.write import index_csvs
+from usl.lists.write import index_csvs, seeded
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def check_exports(names: list[str]) -> None:
 
 def _eman(images: AnyDataset, picks: Picked, folder: Path) -> None:
     """The CSVs that EMAN's FixMatch reads: the labelled images, and all others."""
-    name = picks.name if picks.seed == 0 else f"{picks.name}_seed{picks.seed}"
-    for file, text in index_csvs(images, picks.indices, name).items():
+    for file, text in index_csvs(images, picks.indices, seeded(picks.name, picks.seed)).items():
         save_text(folder / file, text)
 
 

@@ -66,6 +66,11 @@ def index_csvs(
     }
 
 
+def seeded(name: str, seed: int) -> str:
+    """What files call a selection: ``name``, or ``name_seed<seed>`` unless the seed is 0."""
+    return f"{name}_seed{seed}" if seed else name
+
+
 def selector_of(path: str, dataset: str) -> str:
     """Which selector a list comes from, by its file or folder: ``cifar10_usl-t`` is ``usl-t``'s."""
     file = Path(path)

@@ -113,7 +113,7 @@ class NormLinear(nn.Module):
 class CldEncoder(CifarResNet):
     """The encoder of released CLD checkpoints: L2-normalised output of ``linear``, (n, 128)."""
 
-    out_dim, unit = EMBEDDING, True
+    out_dim = EMBEDDING
 
     def __init__(self, **sizes: int) -> None:
         super().__init__(**sizes)
@@ -150,7 +150,7 @@ def mlp(dim: int, width: int) -> nn.Sequential:
 class Pretext(nn.Module):
     """A backbone, (n, dim), and the L2-normalised output of its contrastive head, (n, 128)."""
 
-    out_dim, unit = EMBEDDING, True
+    out_dim = EMBEDDING
 
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
@@ -182,7 +182,6 @@ class UsltEncoder(nn.Module):
         super().__init__()
         self.backbone = CifarResNet(**sizes)
         self.dim = self.out_dim = self.backbone.dim
-        self.unit = False
 
     def features(self, x: Tensor) -> Tensor:
         """Features, (n, dim), of any length."""

@@ -32,7 +32,7 @@ class PretextImageNet(Pretext):
 class MocoEncoder(nn.Module):
     """The encoder of MoCo v2 with EMAN: L2-normalised output of the two layers ``fc``, (n, 128)."""
 
-    out_dim, unit = EMBEDDING, True
+    out_dim = EMBEDDING
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.metrics import class_counts
 from usl.report.page import Table, write_page
 from usl.report.pictures import image_uri, map_uri, plane
@@ -127,9 +128,16 @@ def _tiles(result: Result, dataset: AnyDataset | None) -> list[dict[str, Any]]:
     for number, index in enumerate(result.picks[:PICTURES].tolist(), start=1):
         label = None if dataset.labels is None else dataset.classes[dataset.labels[index]]
         size = None if result.sizes is None else int(result.sizes[number - 1])
-        picture = image_uri(dataset.picture(index))
+        picture = dataset.picture(index)
         tiles.append(
-            {"number": number, "index": index, "label": label, "size": size, "picture": picture}
+            {
+                "number": number,
+                "index": index,
+                "label": label,
+                "size": size,
+                "picture": None if picture is None else image_uri(picture),
+                "file": dataset.paths[index] if isinstance(dataset, FolderDataset) else None,
+            }
         )
     return tiles
 

@@ -18,8 +18,8 @@ from usl.data.datasets import AnyDataset, ImageDataset, open_dataset
 from usl.data.folder import FolderDataset
 from usl.distributed import is_main
 from usl.encoders.checkpoints import load_backbone
-from usl.encoders.preprocess import Preprocess, preprocess_named
-from usl.encoders.registry import Encoder, Request, build_encoder
+from usl.encoders.preprocess import Preprocess
+from usl.encoders.registry import Encoder, Request, build_encoder, preprocess_for
 from usl.errors import InputError
 from usl.models.resnet_cifar import CifarResNet
 from usl.run import Recompute, Run, log, start
@@ -61,7 +61,8 @@ def add_images(c: CfgNode) -> CfgNode:
     c.DATASET.NAME = ""
     # Where its files are.
     c.DATASET.ROOT_DIR = "../data"
-    # Mean and standard deviation for networks, by name: usl/encoders/preprocess.py.
+    # Mean and standard deviation for the project's own networks, by name:
+    # usl/encoders/preprocess.py. Empty for encoders of timm and torchvision, which bring theirs.
     c.DATASET.TRANSFORM_NAME = ""
     c.DATALOADER = CfgNode()
     # Images that go through the network at once.
@@ -74,22 +75,36 @@ def add_images(c: CfgNode) -> CfgNode:
     return c
 
 
+def add_folders(c: CfgNode) -> CfgNode:
+    """Settings of stages that know folders of images too: imagenet, imagenet100, folder."""
+    # The training images by name, one class/file a line, instead of all in ROOT_DIR/train. Where
+    # features are in RUN_DIR already, the files themselves are not needed.
+    c.DATASET.IMAGE_LIST = ""
+    # The classes to keep: a text file, one folder name a line; what follows the name is ignored.
+    c.DATASET.SUBSET = ""
+    return c
+
+
 def add_image_files(c: CfgNode) -> CfgNode:
     """Settings of stages that read image files too."""
+    add_folders(c)
     # Also imagenet, imagenet100 or folder: files below ROOT_DIR/train and ROOT_DIR/val. Side of
-    # what networks see, in pixels, after a resize to 256 / 224 of it.
-    c.DATASET.IMAGE_SIZE = 224
+    # what networks see, in pixels; 0: the encoder's own, 224 for the project's, after a resize to
+    # 256 / 224 of it.
+    c.DATASET.IMAGE_SIZE = 0
     return c
 
 
 def add_encoder(c: CfgNode) -> CfgNode:
     """Settings of stages that start from a pretrained network."""
-    # ResNet18 or SmallResNet; or pixels, which needs no checkpoint.
+    # ResNet18, SmallResNet, resnet50, CLIP-ViT-B/16, B/32 or L/14, timm/NAME, torchvision/NAME; or
+    # pixels, which needs no checkpoint. python -m usl.encoders lists them.
     c.MODEL.ARCH = "ResNet18"
-    # Its checkpoint: CLD's, SCAN-pretext's, USL-T's, or encoder.pth of pretrain.py.
+    # Its checkpoint: CLD's, SCAN-pretext's, USL-T's, or encoder.pth of pretrain.py. Empty for
+    # encoders of timm and torchvision: theirs, from the cache or downloaded.
     c.MODEL.PRETRAIN_PATH = ""
-    # Width of the network before its head; checked against the network.
-    c.MODEL.BACKBONE_DIM = 512
+    # Width of the network before its head, checked against the network; 0: whatever it has.
+    c.MODEL.BACKBONE_DIM = 0
     # head: what the encoder's head makes, as in the paper; backbone: what the head sees, scaled to
     # length 1, which is often better.
     c.MODEL.FEATURES = "head"
@@ -100,9 +115,22 @@ def add_encoder(c: CfgNode) -> CfgNode:
     return c
 
 
+def add_extraction(c: CfgNode) -> CfgNode:
+    """Settings of stages that keep features."""
+    c.FEATURES = CfgNode()
+    # float32; bfloat16 or float16 are faster on GPUs and some CPUs, and right to 2 or 3 digits.
+    c.FEATURES.PRECISION = "float32"
+    return c
+
+
 def encoder_defaults() -> CfgNode:
-    """Settings of stages that embed images, to which they add their own."""
+    """Settings of stages that start from images and an encoder, to which they add their own."""
     return add_encoder(add_images(add_recompute(run_defaults())))
+
+
+def embedding_defaults() -> CfgNode:
+    """Settings of stages that embed images, to which they add their own."""
+    return add_extraction(encoder_defaults())
 
 
 def begin(cfg: CfgNode, call: Call, *, save: bool = True) -> Run:
@@ -130,8 +158,15 @@ def begin(cfg: CfgNode, call: Call, *, save: bool = True) -> Run:
 
 def open_images(cfg: CfgNode, split: str) -> AnyDataset:
     """The images of a split of the DATASET settings."""
+    data = cfg.DATASET
+    image_list, subset = data.get("IMAGE_LIST"), data.get("SUBSET")
     images = open_dataset(
-        cfg.DATASET.NAME, cfg.DATASET.ROOT_DIR, split, workers=cfg.DATALOADER.WORKERS
+        data.NAME,
+        data.ROOT_DIR,
+        split,
+        workers=cfg.DATALOADER.WORKERS,
+        image_list=find_input(image_list, "list (DATASET.IMAGE_LIST)") if image_list else None,
+        subset=find_input(subset, "list of classes (DATASET.SUBSET)") if subset else None,
     )
     if isinstance(images, FolderDataset) and is_main():
         for remark in images.remarks:
@@ -169,10 +204,10 @@ def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) 
     request = Request(
         images=images,
         transform=cfg.DATASET.TRANSFORM_NAME,
-        side=cfg.DATASET.get("IMAGE_SIZE", 224),
-        checkpoint=lambda: checkpoint_path(model),
-        output=model.FEATURES,
-        backbone_dim=model.BACKBONE_DIM,
+        side=cfg.DATASET.get("IMAGE_SIZE", 0),
+        checkpoint=(lambda: checkpoint_path(model)) if model.PRETRAIN_PATH else None,
+        output=model.get("FEATURES", "head"),
+        backbone_dim=model.BACKBONE_DIM or None,
         weights=model.WEIGHTS if weights is None else weights,
         trust=model.TRUST_CHECKPOINT,
     )
@@ -192,7 +227,7 @@ def backbone_of(model: CfgNode) -> tuple[CifarResNet, dict[str, str]]:
     backbone = load_backbone(
         path,
         model.ARCH,
-        backbone_dim=model.get("BACKBONE_DIM"),
+        backbone_dim=model.get("BACKBONE_DIM") or None,
         weights=model.WEIGHTS,
         trust=model.TRUST_CHECKPOINT,
     )
@@ -200,9 +235,27 @@ def backbone_of(model: CfgNode) -> tuple[CifarResNet, dict[str, str]]:
 
 
 def preprocess_of(cfg: CfgNode, images: AnyDataset) -> Preprocess:
-    """The preprocessing of networks in training."""
-    side = cfg.DATASET.get("IMAGE_SIZE", 224)
-    return preprocess_named(cfg.DATASET.TRANSFORM_NAME, images, side=side)
+    """The preprocessing of networks in training.
+
+    Raises
+    ------
+    InputError
+        Unknown names, or an encoder that does not see images in memory as they are.
+    """
+    preprocess = preprocess_for(
+        cfg.MODEL.ARCH,
+        Request(
+            images=images,
+            transform=cfg.DATASET.TRANSFORM_NAME,
+            side=cfg.DATASET.get("IMAGE_SIZE", 0),
+        ),
+    )
+    if isinstance(images, ImageDataset) and preprocess.resize != images.side:
+        raise InputError(
+            f"MODEL.ARCH {cfg.MODEL.ARCH} sees {preprocess.side} × {preprocess.side} pixels, and "
+            f"trains on image files only, not on {cfg.DATASET.NAME}; choose ResNet18 or SmallResNet"
+        )
+    return preprocess
 
 
 def views_of(cfg: CfgNode, images: AnyDataset, *, device: torch.device) -> ImageViews:

@@ -17,6 +17,8 @@ def pretrain_defaults() -> CfgNode:
     c.DATALOADER.CACHE_GB = 8.0
     # Images of a step, over all processes, each seen twice.
     c.DATALOADER.BATCH_SIZE = 512
+    # ResNet18 or SmallResNet; for image files also timm/NAME or torchvision/NAME, untrained.
+    c.MODEL.ARCH = "ResNet18"
     # Channels of the first stage, and layers (10, 18, 26, …), of
     # SmallResNet.
     c.MODEL.WIDTH = 16

@@ -18,9 +18,10 @@ from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import Neighbors, backend_of, find_neighbors
-from usl.geometry.points import Points, as_features, oddities
+from usl.geometry.points import Points, as_features, oddities, unit_rows
 from usl.inference import Features, extract
 from usl.lists.exports import EXPORTS, Picked, check_exports
+from usl.lists.write import index_csvs, seeded
 from usl.report.page import Table
 from usl.report.selection import Result, feature_map, write_selection_report
 from usl.run import Expected, Run, log
@@ -44,10 +45,10 @@ def add_export(c: CfgNode) -> CfgNode:
 
 def image_features(
     run: Run,
+    cfg: CfgNode,
     encoder: Encoder,
     images: AnyDataset,
     *,
-    batch_size: int,
     name: str = FEATURES,
     width: int | None = None,
 ) -> Features:
@@ -58,11 +59,48 @@ def image_features(
     InputError
         Features of another width, or what :func:`usl.inference.extract` raises.
     """
+    values, source = encoded(run, cfg, encoder, images, name=name, width=width)
+    features = features_of(values, scale=encoder.scale, name=name)
+    if name == FEATURES:
+        log.info("encoder %s", encoder)
+        say_oddities(features)
+        run.note(dataset=images.name, size=len(images), **source, features=features.fingerprint)
+    return features
+
+
+def features_of(
+    values: np.ndarray, *, scale: bool, name: str = FEATURES, rows: np.ndarray | None = None
+) -> Features:
+    """Rows as stages use them: of length 1 where the encoder wants that.
+
+    ``rows`` (N,) are what they are called in an error.
+    """
+    if scale:
+        values = unit_rows(as_features(values, name, rows=rows), name, rows=rows).numpy()
+    return Features(values, fingerprint(values))
+
+
+def encoded(
+    run: Run,
+    cfg: CfgNode,
+    encoder: Encoder,
+    images: AnyDataset,
+    *,
+    name: str = FEATURES,
+    width: int | None = None,
+    skip_unreadable: bool = False,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """What an encoder makes of every image, as it comes, (N, D), and what that depends on.
+
+    Saved in RUN_DIR, or from there. With ``skip_unreadable`` rows of images that cannot be read are
+    NaN.
+    """
     source = {
         "images": images.fingerprint(),
         "encoder": encoder.source,
         "preprocess": asdict(encoder.preprocess),
-        "batch_size": batch_size,
+        "batch_size": cfg.DATALOADER.BATCH_SIZE,
+        "precision": cfg.FEATURES.PRECISION,
     }
     shards = None if run.folder is None else run.folder / f"{Path(name).stem}.partial"
 
@@ -72,15 +110,18 @@ def image_features(
                 encoder.network,
                 images,
                 preprocess=encoder.preprocess,
-                batch_size=batch_size,
+                batch_size=cfg.DATALOADER.BATCH_SIZE,
                 device=run.device,
+                precision=cfg.FEATURES.PRECISION,
+                skip_unreadable=skip_unreadable,
                 shards=shards,
                 source=source,
             )
         ]
 
+    expected = Expected(name, (len(images), width), rows_of_nan=skip_unreadable)
     with run.timed(f"features ({images.split})"):
-        values = run.cached([Expected(name, (len(images), width))], source, compute)[0]
+        (values,) = run.cached([expected], source, compute)
         assert values is not None
     if width not in (None, values.shape[1]):
         raise InputError(
@@ -89,12 +130,7 @@ def image_features(
         )
     if shards is not None:
         shutil.rmtree(shards, ignore_errors=True)
-    features = Features(values, run.fingerprint_of(name))
-    if name == FEATURES:
-        log.info("encoder %s", encoder)
-        say_oddities(features)
-        run.note(dataset=images.name, size=len(images), **source, features=features.fingerprint)
-    return features
+    return values, source
 
 
 def say_oddities(features: Features) -> None:
@@ -192,7 +228,7 @@ def picks(
     source = {
         "features": features.fingerprint,
         "neighbours": fingerprint(density.mean_distances.numpy()),
-        "clusters": run.fingerprint_of(f"cluster_labels_{budget}_{seed}.npy"),
+        "clusters": fingerprint(grouped.labels.numpy()),
         "regularizer": vars(regularizer),
     }
     return chosen, source
@@ -203,6 +239,12 @@ def save_picks(
 ) -> None:
     """Write ``selected_indices_<budget>_<seed>.npy``."""
     run.save(f"selected_indices_{budget}_{seed}.npy", indices, source, by_budget=True)
+
+
+def save_csvs(run: Run, images: AnyDataset, picks: np.ndarray, *, name: str, seed: int) -> None:
+    """Write the CSVs of the labelled and of all other images, as the original names them."""
+    for file, text in index_csvs(images, picks, seeded(name, seed)).items():
+        run.save_text(file, text)
 
 
 def export_picks(

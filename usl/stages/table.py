@@ -33,8 +33,14 @@ class Stage:
 # By folder and script.
 STAGES: dict[str, Stage] = {
     "selective_labeling/usl-cifar.py": Stage(usl.usl_defaults, "configs/cifar10_usl.yaml"),
+    "selective_labeling/usl-imagenet.py": Stage(
+        usl.usl_imagenet_defaults, "configs/ImageNet_usl_moco_0.2.yaml"
+    ),
     "selective_labeling/usl-features.py": Stage(usl.features_defaults, "configs/features_usl.yaml"),
     "selective_labeling/random-cifar.py": Stage(usl.random_defaults, "configs/cifar10_random.yaml"),
+    "selective_labeling/random-imagenet.py": Stage(
+        usl.random_imagenet_defaults, "configs/ImageNet_random_0.2.yaml"
+    ),
     "selective_labeling/compare.py": Stage(usl.compare_defaults),
     "selective_labeling/usl-t-cifar.py": Stage(
         uslt_select.uslt_defaults, "configs/cifar10_usl-t.yaml"
@@ -63,6 +69,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "root": ("DATASET.ROOT_DIR",),
     "transform": ("DATASET.TRANSFORM_NAME",),
     "side": ("DATASET.IMAGE_SIZE",),
+    "image_list": ("DATASET.IMAGE_LIST",),
+    "subset": ("DATASET.SUBSET",),
     "batch_size": ("DATALOADER.BATCH_SIZE",),
     "workers": ("DATALOADER.WORKERS",),
     "cache_gb": ("DATALOADER.CACHE_GB",),
@@ -99,7 +107,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "schedule": ("SCHEDULE",),
     "warmup": ("WARMUP_EPOCHS",),
     "accumulate": ("ACCUMULATE",),
-    "precision": ("PRECISION",),
+    "precision": ("PRECISION", "FEATURES.PRECISION"),
     "ema": ("EMA_DECAY", "USLT_PRETRAIN.EMA_DECAY"),
     "save_every": ("CHECKPOINT_STEPS",),
     "evaluate_every": ("EVALUATE_EVERY",),

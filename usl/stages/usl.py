@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,34 @@ import torch
 
 from usl.artifacts import fingerprint, load_array
 from usl.checkpoints import read_tensor
+from usl.cli import Call
 from usl.config.parse import CfgNode
-from usl.config.paths import NOT_FINITE, find_input
+from usl.config.paths import NOT_FINITE, find_input, is_file
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
+from usl.encoders.registry import Encoder, saved_as_it_comes
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters
-from usl.geometry.points import Points, as_features, check_budget, not_finite
+from usl.geometry.points import Points, as_features, check_budget, not_finite, unit_rows
 from usl.inference import Features
 from usl.lists.exports import check_exports
 from usl.lists.read import read_indices, read_labelled
 from usl.lists.write import selector_of
 from usl.report.selection import Result, print_picks
-from usl.run import Run
+from usl.run import Expected, Run, log
+from usl.selectors.random import random_picks
 from usl.selectors.usl import Regularizer
 from usl.stages import selection
 from usl.stages.inputs import (
+    add_folders,
     add_image_files,
     add_recompute,
+    begin,
     check_seeds,
+    embedding_defaults,
     encoder_defaults,
+    encoder_of,
+    open_images,
     run_defaults,
 )
 
@@ -77,7 +87,7 @@ def add_neighbors(c: CfgNode) -> CfgNode:
 
 def add_features(c: CfgNode) -> CfgNode:
     """Settings of stages that take features from a file."""
-    c.FEATURES = CfgNode()
+    c.FEATURES = c.get("FEATURES") or CfgNode()
     # A .npy file, or a .npz or .pt of one array, (images, dimensions).
     c.FEATURES.PATH = ""
     # Divide every row by its length first. HORIZON_DIST 4 is meant for rows of length 1.
@@ -87,7 +97,16 @@ def add_features(c: CfgNode) -> CfgNode:
 
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
-    return selection.add_export(add_usl(encoder_defaults()))
+    return selection.add_export(add_usl(embedding_defaults()))
+
+
+def usl_imagenet_defaults() -> CfgNode:
+    """Settings of ``usl-imagenet.py``."""
+    c = add_image_files(usl_defaults())
+    # Files that are no images: stop, or skip: they are listed in unreadable.csv and never picked.
+    c.DATASET.UNREADABLE = "stop"
+    c.USL.REG.HORIZON = "num"
+    return c
 
 
 def features_defaults() -> CfgNode:
@@ -101,7 +120,7 @@ def features_defaults() -> CfgNode:
 
 def mine_defaults() -> CfgNode:
     """Settings of ``mine-neighbors.py``: FEATURES.PATH goes before the features of MODEL."""
-    c = add_neighbors(add_features(add_image_files(encoder_defaults())))
+    c = add_neighbors(add_features(add_image_files(embedding_defaults())))
     # Beside the image itself.
     c.NUM_NEIGHBORS = 20
     return c
@@ -109,6 +128,7 @@ def mine_defaults() -> CfgNode:
 
 def random_defaults() -> CfgNode:
     """Settings of ``random-cifar.py``."""
+    # MODEL, DATALOADER and RECOMPUTE_* are the original's: a draw depends on none of them.
     c = selection.add_export(encoder_defaults())
     c.RANDOM = CfgNode()
     # One draw for each.
@@ -118,15 +138,33 @@ def random_defaults() -> CfgNode:
     return c
 
 
+def random_imagenet_defaults() -> CfgNode:
+    """Settings of ``random-imagenet.py``."""
+    c = add_folders(random_defaults())
+    c.RANDOM.SEEDS = [0]
+    return c
+
+
 def compare_defaults() -> CfgNode:
     """Settings of ``compare.py``."""
-    c = add_usl(encoder_defaults())
+    c = add_usl(add_image_files(embedding_defaults()))
     c.COMPARE = CfgNode()
     # Budgets to compare at; USL.NUM_SELECTED_SAMPLES is not used.
     c.COMPARE.BUDGETS = [40]
     # Picks from elsewhere to compare too, .npy or .csv; {budget} and {seed} stand for each.
     c.COMPARE.LIST = ""
     return c
+
+
+def open_pool_and_tests(cfg: CfgNode) -> tuple[AnyDataset, AnyDataset]:
+    """The images to choose from, and those that test the choice; both need labels."""
+    train, test = open_images(cfg, "train"), open_images(cfg, "test")
+    if train.labels is None or test.labels is None:
+        raise InputError(
+            f"the images of DATASET.NAME {cfg.DATASET.NAME} in DATASET.ROOT_DIR have no labels to "
+            "compare with; put them into folders, one a class"
+        )
+    return train, test
 
 
 def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
@@ -139,6 +177,9 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     selection.check_neighbors(cfg.USL.KNN_K, "USL.KNN_K", cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
+    unreadable = cfg.get("DATASET", {}).get("UNREADABLE", "stop")
+    if unreadable not in ("stop", "skip"):
+        raise InputError(f"DATASET.UNREADABLE is {unreadable!r}; choose stop or skip")
     if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
     check_exports(cfg.get("EXPORT", []))
@@ -160,24 +201,27 @@ def regularizer_of(reg: CfgNode) -> Regularizer:
 
 
 @dataclass(frozen=True)
-class FeatureFile:
-    """Features from a file, less the rows that are left out.
+class Pool:
+    """Features to choose from, less the rows that are left out.
 
     Attributes
     ----------
     features : Features
     rows : ndarray (N,), int64
-        Their rows in the file.
+        Their rows in the file, or in the data set.
     size : int
-        Rows of the file.
+        Rows of the file, or of the data set.
+    made_by : str
+        Whose features they are, in words.
     """
 
     features: Features
     rows: np.ndarray
     size: int
+    made_by: str
 
 
-def read_features(section: CfgNode) -> FeatureFile:
+def read_features(section: CfgNode) -> Pool:
     """The features that the FEATURES settings name.
 
     Raises
@@ -209,15 +253,9 @@ def read_features(section: CfgNode) -> FeatureFile:
         hint = ", with FEATURES.EXCLUDE nan" if "EXCLUDE" in section and "NaN" in str(error) else ""
         raise InputError(f"{error}{hint}") from None
     if section.NORMALIZE:
-        lengths = features.double().norm(dim=1, keepdim=True)
-        if not lengths.all():
-            zero = rows[int((lengths == 0).nonzero()[0, 0])]
-            raise InputError(
-                f"row {zero} of {found} is all zeros and cannot be normalised; leave it out"
-            )
-        features = (features / lengths).to(features.dtype)
+        features = unit_rows(features, str(found), rows=rows)
     values = features.numpy()
-    return FeatureFile(Features(values, fingerprint(values)), rows, size)
+    return Pool(Features(values, fingerprint(values)), rows, size, found.name)
 
 
 def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -234,42 +272,94 @@ def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
     return excluded
 
 
-def note_features(run: Run, given: FeatureFile) -> None:
-    """Record which features the run starts from, where they are not its own."""
-    run.note(size=len(given.features), features=given.features.fingerprint)
-    if len(given.rows) < given.size and run.folder is not None:
-        run.save("rows.npy", given.rows, {"features": given.features.fingerprint})
-    selection.say_oddities(given.features)
+def note_pool(run: Run, pool: Pool) -> None:
+    """Record which features are chosen from, and say what is odd about them."""
+    run.note(size=pool.size, features=pool.features.fingerprint)
+    if len(pool.rows) < pool.size and run.folder is not None:
+        run.save("rows.npy", pool.rows, {"features": pool.features.fingerprint})
+    selection.say_oddities(pool.features)
+
+
+def encoder_unless_given(cfg: CfgNode, images: AnyDataset) -> Encoder | None:
+    """The encoder of the MODEL settings; None where RUN_DIR may have its features already."""
+    there = is_file(Path(cfg.RUN_DIR) / selection.FEATURES) and not cfg.SKIP_SAVE
+    return None if there and not cfg.RECOMPUTE_ALL else encoder_of(cfg, images)
+
+
+def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | None) -> Pool:
+    """Features of the images that can be read.
+
+    Those dropped into RUN_DIR, such as released ones, need neither an encoder nor the images; else
+    they are the encoder's, by default that of the settings. With DATASET.UNREADABLE skip, files
+    that are no images are left out, and listed in unreadable.csv.
+
+    Raises
+    ------
+    InputError
+        No such encoder or weights, features that do not fit, or an image that cannot be read.
+    """
+    skip = cfg.DATASET.get("UNREADABLE") == "skip"
+    given = {"images": images.fingerprint(), "encoder": cfg.MODEL.ARCH, "given": True}
+    if run.given(selection.FEATURES, given):
+        (values,) = run.cached([Expected(selection.FEATURES, (len(images), None))], given, list)
+        assert values is not None
+        scale, made_by = saved_as_it_comes(cfg.MODEL.ARCH), f"{selection.FEATURES}, given"
+        run.note(dataset=images.name, images=given["images"])
+    else:
+        encoder = encoder or encoder_of(cfg, images)
+        values, source = selection.encoded(run, cfg, encoder, images, skip_unreadable=skip)
+        scale, made_by = encoder.scale, str(encoder)
+        log.info("encoder %s", encoder)
+        run.note(dataset=images.name, **source)
+    rows = np.flatnonzero(~np.isnan(values[:, 0]))
+    if len(rows) < len(images):
+        values = values[rows]
+        save_unreadable(run, images, np.setdiff1d(np.arange(len(images)), rows))
+    features = selection.features_of(values, scale=scale, rows=rows)
+    return Pool(features, rows, len(images), made_by)
+
+
+def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray) -> None:
+    """Write ``unreadable.csv``, with the reason for each, and say how many there are."""
+    assert isinstance(images, FolderDataset)
+    reasons = images.each(rows.tolist(), lambda picture: "", instead=lambda row, error: str(error))
+    names = [images.paths[row] for row in rows.tolist()]
+    table = pd.DataFrame({"Index": rows, "ImageID": names, "Reason": reasons})
+    run.save_text("unreadable.csv", table.to_csv(index=False))
+    log.warning(
+        "%d of %d images cannot be read and are never picked, such as %s; see unreadable.csv",
+        len(rows), len(images), names[0],
+    )  # fmt: skip
 
 
 def choose(
     run: Run,
     cfg: CfgNode,
-    features: Features,
+    pool: Pool,
     *,
     title: str,
     facts: dict[str, Any],
     images: AnyDataset | None = None,
-    rows: np.ndarray | None = None,
+    csvs: bool = False,
 ) -> None:
     """Choose with USL from features, once for every seed: section 3 of the paper, step by step.
 
     Parameters
     ----------
     run, cfg
-    features : Features
-        Of the pool.
+    pool : Pool
     title : str
         Of the report.
     facts : dict
         For the report.
     images : ImageDataset or FolderDataset, optional
-        The pool, for pictures, class counts and exports.
-    rows : ndarray (N,), int64, optional
-        What the pool's rows are called; default 0 to N - 1.
+        The images, for pictures, class counts and exports.
+    csvs : bool
+        Also write the CSVs of the labelled and of all other images.
     """
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
-    points = Points(features.values, run.device)
+    features, points = pool.features, Points(pool.features.values, run.device)
+    note_pool(run, pool)
 
     # 1. How dense is the feature space around each image?
     density = selection.neighbors(run, features, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
@@ -286,10 +376,12 @@ def choose(
             budget=budget, seed=seed, regularizer=regularizer,
         )  # fmt: skip
         indices = chosen.indices.numpy()
-        named = indices if rows is None else rows[indices]
+        named = pool.rows[indices]
         selection.save_picks(run, named, budget=budget, seed=seed, source=source)
         if images is not None:
-            selection.export_picks(run, cfg, images, indices, seed=seed)
+            selection.export_picks(run, cfg, images, named, seed=seed)
+            if csvs:
+                selection.save_csvs(run, images, named, name=cfg.RUN_NAME or "usl", seed=seed)
         sizes = grouped.sizes[chosen.clusters].numpy()
         results.append(Result(f"seed {seed}", named, sizes, on_map=indices))
         print_picks(results[-1], images)
@@ -303,6 +395,32 @@ def choose(
         images=images,
         points=points,
         color=density.density,
+    )
+
+
+def choose_at_random(cfg: CfgNode, call: Call, images: AnyDataset, *, csvs: bool = False) -> None:
+    """Draw picks, once for every seed, save and show them; ``csvs`` as for :func:`choose`."""
+    budget = cfg.RANDOM.NUM_SELECTED_SAMPLES
+    check_budget(budget, len(images))
+    check_seeds(cfg.RANDOM.SEEDS, "RANDOM.SEEDS")
+    check_exports(cfg.EXPORT)
+    run = begin(cfg, call)
+    results = []
+    for seed in cfg.RANDOM.SEEDS:
+        picks = random_picks(len(images), budget, seed=seed).numpy()
+        source = {"images": images.fingerprint(), "seed": seed}
+        selection.save_picks(run, picks, budget=budget, seed=seed, source=source)
+        selection.export_picks(run, cfg, images, picks, seed=seed)
+        if csvs:
+            selection.save_csvs(run, images, picks, name="random", seed=seed)
+        results.append(Result(f"seed {seed}", picks))
+        print_picks(results[-1], images)
+    selection.finish(
+        run,
+        results,
+        title=f"{budget} of {len(images):,} images, at random",
+        facts={"Data set": images.name},
+        images=images,
     )
 
 

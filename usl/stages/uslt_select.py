@@ -16,15 +16,21 @@ from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.geometry.points import Points, check_budget
 from usl.inference import Features
+from usl.lists.exports import check_exports
 from usl.lists.read import read_labelled
-from usl.lists.write import index_csvs
+from usl.lists.write import index_csvs, seeded
 from usl.metrics import majority_accuracy
 from usl.models.uslt import load_heads
 from usl.report.selection import Result, print_picks
 from usl.run import Run
 from usl.selectors.uslt import check_count, check_head, confident, pseudo_labels
 from usl.stages import selection
-from usl.stages.inputs import add_image_files, checkpoint_path, encoder_defaults, encoder_of
+from usl.stages.inputs import (
+    add_image_files,
+    checkpoint_path,
+    embedding_defaults,
+    encoder_of,
+)
 from usl.stages.selection import add_export
 from usl.stages.usl import add_neighbors
 
@@ -34,7 +40,7 @@ BLOCK = 1 << 14
 
 def uslt_defaults() -> CfgNode:
     """Settings of ``usl-t-cifar.py``."""
-    c = add_export(encoder_defaults())
+    c = add_export(embedding_defaults())
     # USLT.WEIGHTS instead.
     del c.MODEL["WEIGHTS"]
     c.USLT = CfgNode()
@@ -77,7 +83,7 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
     ------
     InputError
         No heads, features that they have not seen, another number of clusters than
-        USLT.NUM_CLUSTERS, no such head, or a budget that is out of range.
+        USLT.NUM_CLUSTERS, no such head, a budget that is out of range, or an unknown EXPORT.
     """
     uslt, path = cfg.USLT, checkpoint_path(cfg.MODEL)
     if cfg.MODEL.FEATURES != "head" or cfg.MODEL.ARCH == "pixels":
@@ -95,6 +101,7 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
     check_head(uslt.HEAD_IN_USE, len(heads))
     budget = uslt.NUM_SELECTED_SAMPLES or clusters
     check_budget(budget, images)
+    check_exports(cfg.EXPORT)
     return heads, budget
 
 
@@ -200,6 +207,18 @@ def read_answers(uslt: CfgNode, images: AnyDataset) -> torch.Tensor | None:
     return known
 
 
+def check_answers(uslt: CfgNode, picks: torch.Tensor, answers: torch.Tensor | None) -> None:
+    """Raise InputError where picks have no answer, of :func:`read_answers`, and others have one."""
+    if answers is None:
+        return
+    unanswered = picks[answers[picks] < 0]
+    if len(unanswered):
+        raise InputError(
+            f"{uslt.LABELS_PATH} has no answer for {len(unanswered)} of {len(picks)} picks, "
+            f"such as image {int(unanswered[0])}; label these too"
+        )
+
+
 def save_pseudo_labels(
     run: Run,
     cfg: CfgNode,
@@ -215,17 +234,9 @@ def save_pseudo_labels(
     """
     uslt, given = cfg.USLT, None
     if answers is not None:
-        unanswered = picks[answers[picks] < 0]
-        if len(unanswered):
-            raise InputError(
-                f"{uslt.LABELS_PATH} has no answer for {len(unanswered)} of {len(picks)} picks, "
-                f"such as image {int(unanswered[0])}; label these too"
-            )
         count = uslt.NUM_PSEUDO_LABELS_PER_CLUSTER
         given = pseudo_labels(clusters, mean_distances, picks, answers[picks], count=count)
-    name = cfg.RUN_NAME or "usl-t"
-    if uslt.HEAD_IN_USE:
-        name += f"_seed{uslt.HEAD_IN_USE}"
+    name = seeded(cfg.RUN_NAME or "usl-t", uslt.HEAD_IN_USE)
     labels = None if given is None else given.numpy()
     for file, text in index_csvs(images, picks.numpy(), name, pseudo_labels=labels).items():
         run.save_text(file, text)

@@ -18,7 +18,7 @@ from usl.cli import Call, choose_device
 from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
 from usl.distributed import is_main
-from usl.encoders.checkpoints import load_encoder
+from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.models.resnet_cifar import Pretext
 from usl.models.uslt import HEADS, UsltNetwork, new_heads
@@ -27,8 +27,8 @@ from usl.stages import training
 from usl.stages.inputs import (
     add_image_files,
     begin,
-    checkpoint_path,
     encoder_defaults,
+    encoder_of,
     read_neighbors,
     views_of,
 )
@@ -119,19 +119,24 @@ def neighbors_of(cfg: CfgNode, images: int) -> torch.Tensor:
     )
 
 
-def pretext_of(model: CfgNode) -> tuple[Pretext, dict[str, str]]:
-    """The pretext encoder of the MODEL settings, with its contrastive head, and what it is."""
-    path = checkpoint_path(model)
-    encoder = load_encoder(
-        path,
-        model.ARCH,
-        backbone_dim=model.BACKBONE_DIM,
-        weights=model.WEIGHTS,
-        trust=model.TRUST_CHECKPOINT,
-    )
-    if not isinstance(encoder, Pretext):
-        raise InputError(f"checkpoint {path} has no contrastive head; give a pretext checkpoint")
-    return encoder, {"architecture": model.ARCH, "sha256": fingerprint(path)}
+def frozen_encoder(cfg: CfgNode, images: AnyDataset) -> Encoder:
+    """The encoder of the MODEL settings, which the heads of the ImageNet form see through.
+
+    Raises
+    ------
+    InputError
+        One that makes no features of its own, or a checkpoint of the project's networks that is not
+        a pretext one.
+    """
+    if cfg.MODEL.ARCH == "pixels":
+        raise InputError("MODEL.ARCH is pixels; choose an encoder that is a network")
+    encoder = encoder_of(cfg, images)
+    if not encoder.scale and not isinstance(encoder.network, Pretext):
+        raise InputError(
+            f"checkpoint {cfg.MODEL.PRETRAIN_PATH} has no contrastive head; give a pretext "
+            "checkpoint"
+        )
+    return encoder
 
 
 def check_options(cfg: CfgNode) -> None:

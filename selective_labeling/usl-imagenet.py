@@ -1,0 +1,42 @@
+"""Choose the images worth labelling with USL: ImageNet, ImageNet-100 or a folder of images.
+
+    cd selective_labeling && python usl-imagenet.py --cfg configs/ImageNet_usl_moco_0.2.yaml
+
+Prints the picks; writes, for every seed, RUN_DIR/selected_indices_<budget>_<seed>.npy and
+train_<percent>p_gen_<RUN_NAME>_index.csv with its complement, and report.html. Released results in
+RUN_DIR are used; a list of file names, DATASET.IMAGE_LIST, then stands for the images.
+"""
+
+from usl.cli import Call, cli
+from usl.config.parse import CfgNode
+from usl.stages import usl
+from usl.stages.inputs import begin, open_images
+from usl.stages.table import stage
+
+
+@stage(__file__, __doc__)
+def main(cfg: CfgNode, call: Call) -> None:
+    """Run the stage."""
+    budget = cfg.USL.NUM_SELECTED_SAMPLES
+    images = open_images(cfg, "train")
+    usl.check_settings(cfg, [budget], len(images))
+    encoder = usl.encoder_unless_given(cfg, images)
+    run = begin(cfg, call)
+
+    # 1. Features of every image, in dataset order.
+    pool = usl.embed_pool(run, cfg, images, encoder)
+
+    # 2. Density, clusters, and from each cluster a dense image far from the other picks.
+    usl.choose(
+        run,
+        cfg,
+        pool,
+        images=images,
+        csvs=True,
+        title=f"{budget} of {len(images):,} images worth labelling",
+        facts={"Data set": images.name, "Encoder": pool.made_by},
+    )
+
+
+if __name__ == "__main__":
+    cli(main)
