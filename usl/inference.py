@@ -205,7 +205,7 @@ def _encode(
         if not preprocess.native:
             x = x.contiguous(memory_format=torch.channels_last)
         with autocast:
-            found = torch.cat([network(some).float() for some in torch.split(x, _at_once(x))])
+            found = torch.cat([network(some).float() for some in torch.split(x, at_once(x))])
         found[batch.unreadable] = torch.nan
         parts.append(found)
         bar.update(len(x))
@@ -214,7 +214,7 @@ def _encode(
     return features
 
 
-def _at_once(x: Tensor) -> int:
+def at_once(x: Tensor) -> int:
     """How many images of a batch go through the network together.
 
     A CPU is fastest while what it works on stays in its cache.

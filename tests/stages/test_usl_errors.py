@@ -73,7 +73,7 @@ def test_bad_settings_of_features(tmp_path, script, options, message):
     ("options", "message"),
     [
         (("DATASET.NAME", "mnist"), "unknown DATASET.NAME 'mnist'; choose one of cifar10"),
-        (("MODEL.ARCH", "AlexNet"), "unknown MODEL.ARCH 'AlexNet'; did you mean torchvision/alexnet"),
+        (("MODEL.ARCH", "AlexNet"), "unknown MODEL.ARCH 'AlexNet'; did you mean torch"),
         (
             ("MODEL.ARCH", "ResNet18", "MODEL.PRETRAIN_PATH", ""),
             "needs a MODEL.PRETRAIN_PATH; give one",

@@ -185,7 +185,7 @@ def _rgb(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
 
 
-def preprocess_named(transform: str, dataset: AnyDataset, *, side: int = SIDE) -> Preprocess:
+def preprocess_named(transform: str, dataset: AnyDataset, *, side: int = 0) -> Preprocess:
     """The preprocessing of the released networks, by the name of their transform.
 
     Parameters
@@ -195,7 +195,8 @@ def preprocess_named(transform: str, dataset: AnyDataset, *, side: int = SIDE) -
     dataset : ImageDataset or FolderDataset
         Images in memory are shown as large as they are.
     side : int
-        Of the square cut from an image file, whose short side is resized to 256 / 224 of it.
+        Of the square cut from an image file, whose short side is resized to 256 / 224 of it; 0:
+        224.
 
     Raises
     ------
@@ -206,9 +207,10 @@ def preprocess_named(transform: str, dataset: AnyDataset, *, side: int = SIDE) -
     return Preprocess(*sizes_for(dataset, side), mean=mean, std=std)
 
 
-def sizes_for(dataset: AnyDataset, side: int = SIDE) -> tuple[int, int]:
+def sizes_for(dataset: AnyDataset, side: int = 0) -> tuple[int, int]:
     """Side and resize for a data set; ``side`` is that of the square cut from an image file."""
     if isinstance(dataset, FolderDataset):
+        side = side or SIDE
         return side, round(side * 256 / 224)
     return dataset.side, dataset.side
 

@@ -141,7 +141,7 @@ def preprocess_for(name: str, request: Request) -> Preprocess:
         parts = _library_network(name, request.side)
         _check_transform(name, request, parts.preprocess)
         return parts.preprocess
-    return preprocess_named(request.transform, request.images, side=request.side or SIDE)
+    return preprocess_named(request.transform, request.images, side=request.side)
 
 
 def new_network(name: str, width: int, depth: int, *, cld: bool) -> nn.Module:
@@ -227,14 +227,14 @@ def _check_transform(name: str, request: Request, preprocess: Preprocess) -> Non
 
 
 def _pixels(name: str, request: Request) -> Encoder:
-    preprocess = Preprocess(*sizes_for(request.images, request.side or SIDE), native=True)
+    preprocess = Preprocess(*sizes_for(request.images, request.side), native=True)
     network = Pixels(mean_image(request.images, preprocess)).eval()
     source = {"architecture": name, "mean_of": request.images.fingerprint()}
     return Encoder(network, preprocess, network.out_dim, False, source)
 
 
 def _from_checkpoint(name: str, request: Request) -> Encoder:
-    preprocess = preprocess_named(request.transform, request.images, side=request.side or SIDE)
+    preprocess = preprocess_named(request.transform, request.images, side=request.side)
     if request.checkpoint is None:
         raise InputError(f"encoder {name} needs a `checkpoint`; give one")
     path = request.checkpoint()
