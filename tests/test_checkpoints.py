@@ -66,7 +66,11 @@ def test_old_pickles_inside_checkpoints(tmp_path):
 def test_checkpoints_cannot_run_code(tmp_path, capsys):
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "c.pth")
     with pytest.raises(InputError, match="holds print, .* set `trust` True"):
-        read_checkpoint(tmp_path / "c.pth")
+        read_checkpoint(tmp_path / "c.pth", trust=False)
+    # Where there is no such option, none is offered.
+    for read in (read_checkpoint, read_tensor):
+        with pytest.raises(InputError, match="holds print, .* code; give one of tensors only"):
+            read(tmp_path / "c.pth")
     assert capsys.readouterr().out == ""
     torch.save({"evil": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(InputError, match="old.pth holds print"):
@@ -165,3 +169,10 @@ def test_files_of_one_tensor(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             read_tensor(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_torchscript_archive_is_called_what_it_is(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "ViT-B-16.pt")
+    with pytest.raises(InputError, match="ViT-B-16.pt is a TorchScript archive; save"):
+        read_checkpoint(tmp_path / "ViT-B-16.pt")

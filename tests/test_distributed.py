@@ -1,4 +1,7 @@
-"""Batch norm shared by processes."""
+"""Several processes: batch norm that they share, and an error that only one of them meets."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -27,3 +30,29 @@ def test_shared_batch_norm_is_batch_norm(tmp_path, dtype):
     for name in ("running_mean", "running_var"):
         assert getattr(shared, name).dtype == torch.float32
         torch.testing.assert_close(getattr(shared, name), getattr(plain, name))
+
+
+ONE_FAILS = """
+import torch
+from usl import InputError, distributed
+from usl.cli import cli
+
+def main():
+    with distributed.processes(torch.device("cpu")):
+        if distributed.rank() == 1:
+            raise InputError("the file is not on this machine")
+        torch.distributed.barrier()
+
+cli(main)
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_said(tmp_path):
+    (tmp_path / "one_fails.py").write_text(ONE_FAILS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    done = subprocess.run(
+        [*launcher, "2", tmp_path / "one_fails.py"], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "process 1: the file is not on this machine" in done.stderr.splitlines()

@@ -38,15 +38,16 @@ ALLOWED: list[Any] = [
 ]
 
 
-def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, trust: bool | None = None) -> dict[str, Any]:
     """Load a checkpoint onto the CPU without executing what is in it.
 
     Parameters
     ----------
     path : Path
         Of ``torch.save``, or ``.safetensors``.
-    trust : bool
-        Load whatever the file holds. It can then run any code.
+    trust : bool, optional
+        Load whatever the file holds. It can then run any code. None: as False, where the caller has
+        no such option to offer.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def read_tensor(path: Path) -> Tensor:
     InputError
         As :func:`read_checkpoint`; or it holds something else, or several tensors.
     """
-    content = _load(path, "file", trust=False)
+    content = _load(path, "file", trust=None)
     tensors = content if isinstance(content, dict) else {"": content}
     if len(tensors) != 1 or not isinstance(next(iter(tensors.values())), Tensor):
         names = ", ".join(map(str, tensors)) or type(content).__name__
@@ -81,7 +82,7 @@ def read_tensor(path: Path) -> Tensor:
     return tensor
 
 
-def _load(path: Path, what: str, *, trust: bool) -> Any:
+def _load(path: Path, what: str, *, trust: bool | None) -> Any:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the {what} itself")
     if disguise := disguise_of(path):
@@ -98,9 +99,15 @@ def _load(path: Path, what: str, *, trust: bool) -> Any:
     except Exception as error:  # damaged files raise errors of any kind
         found = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if found:
+            advice = "if you trust the file, set `trust` True"
             raise InputError(
-                f"{what} {path} holds {', '.join(found)}, which can run code; if you trust the "
-                "file, set `trust` True"
+                f"{what} {path} holds {', '.join(found)}, which can run code; "
+                f"{'give one of tensors only' if trust is None else advice}"
+            ) from None
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{what} {path} is a TorchScript archive; save the state_dict of what "
+                "torch.jit.load makes of it, and give that"
             ) from None
         raise InputError(f"cannot read {what} {path}: it is damaged") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
+
+from usl.errors import InputError
 
 
 @contextmanager
@@ -29,6 +32,11 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     try:
         yield device
+    except InputError as error:
+        # The main process, which says what is wrong, may not have met it.
+        if not is_main():
+            print(f"process {dist.get_rank()}: {error}", file=sys.stderr, flush=True)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -39,8 +39,9 @@ def found(images, name, path, **options):
     return encoder, extract(encoder.network, images, preprocess=encoder.preprocess, batch_size=4)
 
 
-@pytest.mark.parametrize("layout", ["openai", "whole model"])
-@pytest.mark.parametrize("output", ["head", "backbone"])
+@pytest.mark.parametrize(
+    ("layout", "output"), [("openai", "head"), ("whole model", "head"), ("openai", "backbone")]
+)
 def test_clip(images, weights, tmp_path, layout, output):
     visual = {f"visual.{name}": value for name, value in weights.items()}
     if layout == "whole model":

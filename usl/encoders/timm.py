@@ -46,7 +46,7 @@ def timm_network(name: str, *, side: int = 0) -> LibraryNetwork:
     Raises
     ------
     InputError
-        Unknown, or not for square images of three channels.
+        Unknown, not for square images of three channels, or not for this side.
     """
     return _network(name, f"timm/{name}", side=side, options={"num_classes": 0})
 
@@ -59,7 +59,7 @@ def clip_network(name: str, *, side: int = 0, projected: bool = True) -> Library
     name : str
         A key of ``CLIP``.
     side : int
-        0 or 224.
+        Of the square it is shown; 0: 224.
     projected : bool
     """
     options = {} if projected else {"num_classes": 0}
@@ -72,6 +72,10 @@ def _network(
     import timm
     from timm import data
 
+    found = timm.models.get_pretrained_cfg(name)
+    if side and found is not None and found.fixed_input_size:
+        # Position embeddings of this size; those of a checkpoint are resampled by its converter.
+        options = options | {"img_size": side}
     try:
         network: Any = timm.create_model(name, **options)
     except Exception as error:  # timm and its networks raise errors of any kind
@@ -84,8 +88,6 @@ def _network(
             f"timm's {name} sees {width} × {height} pixels of {channels} channels; choose one that "
             "sees squares of 3"
         )
-    if side not in (0, height) and known.get("fixed_input_size"):
-        raise InputError(f"`side` is {side}, and {name} sees {height} × {height} pixels; set 0")
     side = side or height
     crop, interpolation = config["crop_mode"], config["interpolation"]
     if crop not in CROPS or interpolation not in INTERPOLATION:
