@@ -43,7 +43,7 @@ def measure(
     network = copy.deepcopy(usual).to(memory_format=torch.channels_last)
     ready = seen.normalize(seen.read(images, 0, len(images))).to(device)
     ordered = ready.contiguous(memory_format=torch.channels_last)
-    batch = 128
+    batch = 64
     starts = range(0, len(images), batch)
 
     transform = T.Compose(
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=NAMES, help="names of timm")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
-    count, rounds = (6, 1) if arguments.smoke else (256, 5)
+    count, rounds = (6, 1) if arguments.smoke else (256, 3)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = ("test_resnet",) if arguments.smoke else arguments.network
     short = 375 if arguments.large else 160

@@ -20,7 +20,7 @@ from usl.metrics import linear_probe, summarize, weighted_knn
 from usl.report.page import Table
 from usl.report.selection import Result
 from usl.selectors.registry import SELECTORS, Context
-from usl.stages import selection, usl
+from usl.stages import compare, selection, usl
 from usl.stages.inputs import begin, encoder_of
 from usl.stages.table import stage
 
@@ -28,9 +28,9 @@ from usl.stages.table import stage
 @stage(__file__, __doc__)
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    train, test = usl.open_pool_and_tests(cfg)
+    train, test = compare.open_pool_and_tests(cfg)
     usl.check_settings(cfg, cfg.COMPARE.BUDGETS, len(train))
-    listed = usl.listed_picks(cfg.COMPARE.LIST, train, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)
+    listed = compare.listed_picks(cfg.COMPARE.LIST, train, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)
     encoder = encoder_of(cfg, train)
     run = begin(cfg, call)
 
@@ -42,7 +42,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     context = Context(
         points,
         density.density,
-        usl.clusterer(run, cfg, features, points, dataset=train.name),
+        compare.clusterer(run, cfg, features, points, dataset=train.name),
         usl.regularizer_of(cfg.USL.REG),
         known,
     )
@@ -55,7 +55,7 @@ def main(cfg: CfgNode, call: Call) -> None:
                 for selector in SELECTORS.values()
             }
             selections |= listed[budget, seed]
-            usl.save_lists(run, train.name, selections, budget=budget, seed=seed)
+            compare.save_lists(run, train.name, selections, budget=budget, seed=seed)
             # 3. What they are worth.
             for title, picks in selections.items():
                 labels = train.labels[picks]

@@ -8,15 +8,15 @@ report.html.
 
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
-from usl.stages import usl
 from usl.stages.inputs import open_images
+from usl.stages.random import choose_at_random
 from usl.stages.table import stage
 
 
 @stage(__file__, __doc__)
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    usl.choose_at_random(cfg, call, open_images(cfg, "train"))
+    choose_at_random(cfg, call, open_images(cfg, "train"))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ DATASET.IMAGE_LIST, is enough.
 
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
-from usl.stages import usl
 from usl.stages.inputs import open_images
+from usl.stages.random import choose_at_random
 from usl.stages.table import stage
 
 
 @stage(__file__, __doc__)
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    usl.choose_at_random(cfg, call, open_images(cfg, "train"), csvs=True)
+    choose_at_random(cfg, call, open_images(cfg, "train"), csvs=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ report.html.
 
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
-from usl.stages import usl
+from usl.stages import pool, usl
 from usl.stages.inputs import begin, open_in_memory
 from usl.stages.table import stage
 
@@ -19,20 +19,20 @@ def main(cfg: CfgNode, call: Call) -> None:
     budget = cfg.USL.NUM_SELECTED_SAMPLES
     images = open_in_memory(cfg, "train", advice="or use usl-imagenet.py")
     usl.check_settings(cfg, [budget], len(images))
-    encoder = usl.encoder_unless_given(cfg, images)
+    encoder = pool.encoder_unless_given(cfg, images)
     run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
-    pool = usl.embed_pool(run, cfg, images, encoder)
+    features = pool.embed_pool(run, cfg, images, encoder)
 
     # 2. Density, clusters, and from each cluster a dense image far from the other picks.
     usl.choose(
         run,
         cfg,
-        pool,
+        features,
         images=images,
         title=f"{budget} of {len(images):,} images worth labelling",
-        facts={"Data set": images.name, "Encoder": pool.made_by},
+        facts={"Data set": images.name, "Encoder": features.made_by},
     )
 
 

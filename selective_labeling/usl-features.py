@@ -13,6 +13,7 @@ from usl.cli import Call, cli
 from usl.config.parse import CfgNode
 from usl.stages import usl
 from usl.stages.inputs import begin
+from usl.stages.pool import read_features
 from usl.stages.table import stage
 
 
@@ -20,7 +21,7 @@ from usl.stages.table import stage
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     budget = cfg.USL.NUM_SELECTED_SAMPLES
-    given = usl.read_features(cfg.FEATURES)
+    given = read_features(cfg.FEATURES)
     usl.check_settings(cfg, [budget], len(given.features))
     run = begin(cfg, call)
 

@@ -9,7 +9,7 @@ RUN_DIR are used; a list of file names, DATASET.IMAGE_LIST, then stands for the 
 
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
-from usl.stages import usl
+from usl.stages import pool, usl
 from usl.stages.inputs import begin, open_images
 from usl.stages.table import stage
 
@@ -20,21 +20,21 @@ def main(cfg: CfgNode, call: Call) -> None:
     budget = cfg.USL.NUM_SELECTED_SAMPLES
     images = open_images(cfg, "train")
     usl.check_settings(cfg, [budget], len(images))
-    encoder = usl.encoder_unless_given(cfg, images)
+    encoder = pool.encoder_unless_given(cfg, images)
     run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.
-    pool = usl.embed_pool(run, cfg, images, encoder)
+    features = pool.embed_pool(run, cfg, images, encoder)
 
     # 2. Density, clusters, and from each cluster a dense image far from the other picks.
     usl.choose(
         run,
         cfg,
-        pool,
+        features,
         images=images,
         csvs=True,
         title=f"{budget} of {len(images):,} images worth labelling",
-        facts={"Data set": images.name, "Encoder": pool.made_by},
+        facts={"Data set": images.name, "Encoder": features.made_by},
     )
 
 

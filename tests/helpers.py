@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from usl.config.parse import parse
 from usl.data.datasets import ImageDataset
 from usl.encoders.preprocess import preprocess_named
 from usl.lists.read import Labelled, read_labelled
 from usl.models.resnet_cifar import CifarResNet, CldEncoder, small_resnet
 from usl.report.selection import write_selection_report
-from usl.stages.table import RETIRED, STAGES, owners
+from usl.stages.table import STAGES, read_settings
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -61,7 +61,7 @@ def settings(script, *argv):
     path = ROOT / script
     words = [str(path.parent / a) if str(a).startswith("configs/") else str(a) for a in argv]
     entry = STAGES[f"{path.parent.name}/{path.name}"]
-    return parse(entry.defaults(), words, script=str(path), owners=owners, retired=RETIRED)
+    return read_settings(replace(entry, cfg=None), words, script=str(path))
 
 
 def value(cfg, key):

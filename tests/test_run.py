@@ -12,11 +12,11 @@ from commands import CIFAR
 from helpers import ROOT
 
 from usl import InputError
-from usl.artifacts import fingerprint, load_array, save_array
+from usl.artifacts import load_array, save_array
 from usl.cli import call_of
-from usl.config.parse import parse
 from usl.run import Expected
 from usl.stages.inputs import begin as stage_begin
+from usl.stages.table import Stage, read_settings
 from usl.stages.usl import usl_defaults
 
 SCRIPT = str(ROOT / CIFAR)
@@ -40,7 +40,8 @@ def begin(tmp_path, monkeypatch):
 
     def begin(*opts):
         argv = ["--opts", "RUN_DIR", str(tmp_path / "run"), *map(str, opts)]
-        return stage_begin(parse(usl_defaults(), argv, script=SCRIPT), call_of(SCRIPT, argv))
+        cfg = read_settings(Stage(usl_defaults), argv, script=SCRIPT)
+        return stage_begin(cfg, call_of(SCRIPT, argv))
 
     return begin
 
@@ -203,7 +204,6 @@ def test_skip_save_writes_nothing(begin, tmp_path):
     go(run, maker := Maker())
     run.finish()
     assert maker.calls == 1 and not (tmp_path / "run").exists()
-    assert run.fingerprint_of("a.npy") == fingerprint(np.full(3, 1.0))
 
 
 def test_a_foreign_record(begin):
@@ -211,7 +211,36 @@ def test_a_foreign_record(begin):
     for text in ("{", "[]", '{"arrays": 1}', '{"arrays": {"a.npy": 1}, "stale": {}}'):
         (folder / "run.json").write_text(text)
         with pytest.raises(InputError, match="is not a record of a run; remove it"):
-            begin()
+            begin("USL.KNN_K", 7)
+    # A run that is refused leaves the settings of the one before.
+    assert "KNN_K: 7" not in (folder / "config.yaml").read_text()
+
+
+def test_files_that_a_killed_run_left_half_written_are_removed(begin):
+    folder = begin().folder
+    (folder / "seed1").mkdir()
+    for name in (".a.npy.1.partial", "seed1/.checkpoint.pth.1.partial"):
+        (folder / name).touch()
+    begin()
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_whether_a_file_from_elsewhere_will_be_taken(begin):
+    source = {"made from": 1}
+    assert not begin(*KEEP).given("a.npy", source)
+    save_array(begin(*KEEP).folder / "a.npy", np.zeros(3))
+    save_array(begin(*KEEP).folder / "b.npy", np.zeros(3, np.int64))
+    assert begin(*KEEP).given("a.npy", source) and not begin().given("a.npy", source)
+    go(begin(*KEEP), maker := Maker())
+    # What was taken is taken again, for the same source alone, while it is the same file.
+    assert begin(*KEEP).given("a.npy", source)
+    assert not begin(*KEEP).given("a.npy", {"made from": 2})
+    save_array(begin(*KEEP).folder / "a.npy", np.ones(3))
+    assert begin(*KEEP).given("a.npy", {"made from": 2})
+    assert maker.calls == 0
+    # What a run has made is not from elsewhere.
+    go(begin(), maker)
+    assert not begin(*KEEP).given("a.npy", source)
 
 
 def test_run_dir_that_cannot_be(tmp_path, begin):

@@ -14,7 +14,7 @@ from usl.errors import InputError
 from usl.geometry.neighbors.exact import backend_of, find_neighbors, itself_first
 from usl.geometry.points import Points
 from usl.run import Expected
-from usl.stages import usl
+from usl.stages import pool
 from usl.stages.inputs import begin, encoder_of, open_images
 from usl.stages.selection import image_features
 from usl.stages.table import stage
@@ -26,7 +26,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     backend_of(cfg.KNN.BACKEND)
     count, labels = cfg.NUM_NEIGHBORS, None
     if cfg.FEATURES.PATH:
-        given = usl.read_features(cfg.FEATURES)
+        given = pool.read_features(cfg.FEATURES)
         size = len(given.features)
     else:
         images = open_images(cfg, "train")
@@ -38,7 +38,7 @@ def main(cfg: CfgNode, call: Call) -> None:
 
     # 1. Features of every image, in dataset order.
     if cfg.FEATURES.PATH:
-        usl.note_pool(run, given)
+        pool.note_pool(run, given)
         features = given.features
     else:
         features = image_features(run, cfg, encoder, images)

@@ -99,11 +99,10 @@ def _load(path: Path, what: str, *, trust: bool | None) -> Any:
     except Exception as error:  # damaged files raise errors of any kind
         found = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
         if found:
-            advice = "if you trust the file, set `trust` True"
-            raise InputError(
-                f"{what} {path} holds {', '.join(found)}, which can run code; "
-                f"{'give one of tensors only' if trust is None else advice}"
-            ) from None
+            holding = f"{what} {path} holds {', '.join(found)}, which can run code"
+            if trust is None:
+                raise InputError(f"{holding}; give one of tensors only") from None
+            raise InputError(f"{holding}; if you trust the file, set `trust` True") from None
         if "TorchScript" in str(error):
             raise InputError(
                 f"{what} {path} is a TorchScript archive; save the state_dict of what "

@@ -208,10 +208,6 @@ class Run:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             save_text(self.folder / name, text)
 
-    def fingerprint_of(self, name: str) -> str:
-        """Fingerprint of an array that this run has saved, reused or taken."""
-        return self._fingerprints[name]
-
     def finish(self) -> None:
         """Mark the run as complete: the next one may compute anew; see :class:`Recompute`."""
         self.note(finished=True, timings=self.timings, ended=_now())

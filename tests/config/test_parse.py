@@ -6,7 +6,8 @@ from helpers import ROOT, settings, value
 
 from usl import InputError
 from usl.config.parse import as_dict, dump
-from usl.stages.usl import random_defaults, usl_defaults
+from usl.stages.random import random_defaults
+from usl.stages.usl import usl_defaults
 
 STAGE = ROOT / "selective_labeling"
 

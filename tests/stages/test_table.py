@@ -12,8 +12,7 @@ from commands import CIFAR, FOLDER_PRETRAIN, FOLDER_SELECT, MINE, PRETRAIN, SELE
 from helpers import FACTS, ROOT, settings, value
 
 from usl import InputError
-from usl.config.parse import parse
-from usl.stages.table import SETTINGS, STAGES
+from usl.stages.table import SETTINGS, STAGES, read_settings
 
 # The values of the original's YAML files, by stage and file.
 EXPERIMENTS = json.loads((FACTS / "experiments.json").read_text())
@@ -98,6 +97,7 @@ def test_the_readmes_configs_chain_without_editing(stem):
 ORIGINAL = {
     "selective_labeling/usl-cifar.py": "cifar10_usl.yaml",
     "selective_labeling/random-cifar.py": "cifar10_random.yaml",
+    "selective_labeling/usl-imagenet.py": "ImageNet_usl_moco_0.2.yaml",
     "selective_labeling/usl-t-cifar.py": "cifar10_usl-t.yaml",
     "selective_labeling/usl-t-imagenet.py": "ImageNet_usl-t_0.2.yaml",
     "usl-t_pretraining/usl-t-cifar-pretrain.py": "cifar10_usl-t_pretrain.yaml",
@@ -111,12 +111,12 @@ def test_without_a_config_a_script_reads_the_originals(name, tmp_path, monkeypat
     entry = STAGES[name]
     assert entry.cfg == f"configs/{ORIGINAL[name]}"
     monkeypatch.chdir(tmp_path)
-    alone = parse(entry.defaults(), [], script=str(ROOT / name), default_cfg=entry.cfg)
+    alone = read_settings(entry, [], script=str(ROOT / name))
     given = settings(name, "--cfg", f"configs/{ORIGINAL[name]}")
     assert alone == given and alone.DATASET.NAME
     # Options still change it, and another config replaces it whole.
     argv = ["--opts", "RUN_NAME", "other"]
-    changed = parse(entry.defaults(), argv, script=str(ROOT / name), default_cfg=entry.cfg)
+    changed = read_settings(entry, argv, script=str(ROOT / name))
     assert changed.RUN_NAME == "other" and changed.DATASET == given.DATASET
 
 

@@ -12,7 +12,8 @@ from helpers import printed_alone
 from safetensors.torch import save_file
 
 from usl import InputError, select
-from usl.stages.usl import features_defaults, read_features
+from usl.stages.pool import read_features
+from usl.stages.usl import features_defaults
 
 
 def features_file(tmp_path, array):

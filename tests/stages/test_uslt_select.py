@@ -92,7 +92,7 @@ def test_released_checkpoints_give_the_picks_computed_by_hand(
         (("USLT.NUM_CLUSTERS", 7), "USLT.NUM_CLUSTERS is 7, and .*checkpoint.pth has 6; 0 tak"),
         (("USLT.NUM_SELECTED_SAMPLES", 81), "a budget of 81 picks from 80 images; choose 1 to 80"),
         (("USLT.NUM_SELECTED_SAMPLES", -1), "a budget of -1 picks"),
-        (("MODEL.PRETRAIN_PATH", ""), "MODEL.PRETRAIN_PATH is empty"),
+        (("MODEL.PRETRAIN_PATH", ""), "encoder SmallResNet needs a MODEL.PRETRAIN_PATH; give one"),
         (
             ("MODEL.PRETRAIN_PATH", ROOT / "usl-t_pretraining/saved/nothing/checkpoint.pth"),
             "or run the script in usl-t_pretraining that makes it",

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
         (("USLT.KNN_K", 0), "USLT.KNN_K is 0; choose 1 to 36, the number of images"),
         (("USLT.KNN_K", 37), "USLT.KNN_K is 37; choose 1 to 36, the number of images"),
         (("KNN.BACKEND", "abacus"), "'abacus'"),
+        (("EXPORT", "[emann]"), "unknown EXPORT 'emann'; choose from eman, usb, torchssl"),
         (("USLT.LABELS_PATH", "no.csv"), "there is no file of answers .USLT.LABELS_PATH."),
         (("USLT.NUM_PSEUDO_LABELS_PER_CLUSTER", 0), "choose at least 1, the pick itself"),
     ],
@@ -101,5 +102,7 @@ def test_a_folder_without_labels_and_the_answers_of_a_person(
     labelled = (tmp_path / "labelled" / "train_11.11p_gen_mine_index.csv").read_text()
     assert text == re.sub(r"([abcd])/", r"\1", labelled)
     answers.write_text("Index,Label\n" + "".join(f"{pick},0\n" for pick in picks[1:]))
+    again = ("USLT.LABELS_PATH", answers, "RUN_DIR", tmp_path / "again")
     with pytest.raises(InputError, match=f"no answer for 1 of 4 picks, such as image {picks[0]}"):
-        script(FOLDER_SELECT, *argv, "USLT.LABELS_PATH", answers)
+        script(FOLDER_SELECT, *argv, *again)
+    assert not list((tmp_path / "again").glob("selected_*"))

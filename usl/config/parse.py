@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from yacs.config import CfgNode as CfgNode
 
-from usl.config.paths import PATH_KEYS, find_config, get, has, is_file, resolve
+from usl.config.paths import PathSetting, find_config, get, has, is_file, resolve
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -36,6 +36,8 @@ def parse(
     script: str,
     doc: str | None = None,
     default_cfg: str | None = None,
+    paths: Mapping[str, PathSetting] | None = None,
+    optional: Collection[str] = (),
     retired: Mapping[str, str] | None = None,
     owners: Callable[[str], list[str]] = lambda key: [],
 ) -> CfgNode:
@@ -53,6 +55,10 @@ def parse(
         ``__doc__`` of the script, for ``--help``.
     default_cfg : str, optional
         The YAML without ``--cfg``, from the script's folder.
+    paths : mapping of str to PathSetting, optional
+        Settings that are paths, by their keys.
+    optional : collection of str
+        Keys whose default stays where a file has null.
     retired : mapping of str to str, optional
         Keys of old YAML files that do nothing any more, and why: a word is said, and no more.
     owners : callable
@@ -81,18 +87,19 @@ def parse(
     arguments = parser.parse_args(argv)
     stage = Path(script).resolve().parent
     cfg = defaults
-    for key in PATH_KEYS:
-        resolve(cfg, key, stage, stage)
+    paths = paths or {}
+    for key, setting in paths.items():
+        resolve(cfg, key, setting, folder=stage, stage=stage)
     name = arguments.cfg
     if name is None and default_cfg is not None:
         name = str(stage / default_cfg)
     if name is not None:
         for path in _inheritance(find_config(name, stage)):
             tree = _without(_read_yaml(path), retired or {}, source=str(path))
-            merge(cfg, tree, source=str(path), owners=owners)
-            for key in PATH_KEYS:
+            merge(cfg, tree, source=str(path), owners=owners, optional=optional)
+            for key, setting in paths.items():
                 if has(tree, key):
-                    resolve(cfg, key, stage, stage)
+                    resolve(cfg, key, setting, folder=stage, stage=stage)
     # What is dumped beside the outputs stands alone.
     cfg.BASE = ""
     opts = arguments.opts
@@ -105,8 +112,8 @@ def parse(
         value = text if isinstance(get(cfg, key), str) else _value(text)
         tree = _without(_nested(key, value), retired or {}, source="--opts")
         merge(cfg, tree, source="--opts", owners=owners)
-        if key in PATH_KEYS:
-            resolve(cfg, key, Path.cwd(), stage)
+        if key in paths:
+            resolve(cfg, key, paths[key], folder=Path.cwd(), stage=stage)
     if cfg.OPTS_IN_RUN_NAME and opts:
         cfg.RUN_NAME += "_" + "_".join(part.replace("/", "-") for part in opts)
     if not cfg.RUN_DIR:
@@ -122,6 +129,7 @@ def merge(
     source: str,
     prefix: str = "",
     owners: Callable[[str], list[str]] = lambda key: [],
+    optional: Collection[str] = (),
 ) -> None:
     """Put the values of a nested dict into settings; every key must be there, with its kind.
 
@@ -134,13 +142,13 @@ def merge(
         name = f"{prefix}{key}"
         if key not in cfg:
             raise InputError(f"{source}: {_unknown(cfg, str(key), name, owners(name))}")
-        if name == "SEED" and value is None:
-            # As the original's files have it where nobody chose one.
+        if value is None and name in optional:
             continue
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
                 raise InputError(f"{source}: {name} is a section; give it keys")
-            merge(cfg[key], value, source=source, prefix=f"{name}.", owners=owners)
+            inner = f"{name}."
+            merge(cfg[key], value, source=source, prefix=inner, owners=owners, optional=optional)
         else:
             cfg[key] = _converted(cfg[key], value, name, source)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,22 @@ STAGE_FOLDERS = (
     "semisup-simclrv2",
     "selfsup-simclr-cld",
 )
-PATH_KEYS = (
-    "SAVE_DIR",
-    "RUN_DIR",
-    "DATASET.ROOT_DIR",
-    "DATASET.IMAGE_LIST",
-    "DATASET.SUBSET",
-    "MODEL.PRETRAIN_PATH",
-    "FEATURES.PATH",
-    "FEATURES.EXCLUDE",
-    "SIMCLR.TOPK_NEIGHBORS_PATH",
-    "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH",
-    "USLT.LABELS_PATH",
-    "FINETUNE.LABELED_INDICES_PATH",
-    "FIXMATCH.LABELED_INDICES_PATH",
-    "COMPARE.LIST",
-)
-# Lists of labelled images. The published ones are meant by released/NAME, wherever that stands;
-# slice1, slice2, … are no files but draws of as many images from each class.
-LIST_KEYS = (
-    "FINETUNE.LABELED_INDICES_PATH",
-    "FIXMATCH.LABELED_INDICES_PATH",
-    "COMPARE.LIST",
-    "USLT.LABELS_PATH",
-)
-# Rows that are left out because they are not finite are meant by this word, which is no path.
-NOT_FINITE = "nan"
-SLICE = re.compile(r"slice(\d+|\{seed\})")
+
+
+@dataclass(frozen=True)
+class PathSetting:
+    """A setting that is a path.
+
+    Attributes
+    ----------
+    words : pattern, optional
+        Whole texts that are no paths but stand for something.
+    released : str
+        Stage in whose folder ``released/NAME`` is, wherever that stands.
+    """
+
+    words: re.Pattern[str] | None = None
+    released: str = ""
 
 
 def find_config(name: str, stage: Path) -> Path:
@@ -67,7 +57,7 @@ def find_input(path: str, what: str, *, advice: str = "") -> Path:
     path : str
         Absolute, as in parsed settings.
     what : str
-        For the error, such as "checkpoint (MODEL.PRETRAIN_PATH)".
+        For the error: what it is, and which setting names it.
     advice : str
         For the error: what else can be done, beginning with "or".
 
@@ -141,7 +131,9 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def resolve(cfg: dict[str, Any], key: str, folder: Path, stage: Path) -> None:
+def resolve(
+    cfg: dict[str, Any], key: str, setting: PathSetting, *, folder: Path, stage: Path
+) -> None:
     """Make a path of settings absolute; an empty one stays empty, and so does what is none.
 
     Parameters
@@ -149,21 +141,20 @@ def resolve(cfg: dict[str, Any], key: str, folder: Path, stage: Path) -> None:
     cfg : nested dict
         Changed.
     key : str
-        Of ``PATH_KEYS``, with dots; it may be missing.
+        With dots; it may be missing.
+    setting : PathSetting
     folder : Path
         Where relative paths start.
     stage : Path
         Folder of the script.
     """
-    if not has(cfg, key) or (key in LIST_KEYS and SLICE.fullmatch(get(cfg, key))):
+    text = get(cfg, key)
+    if not text or (setting.words and setting.words.fullmatch(text)):
         return
-    if key == "FEATURES.EXCLUDE" and get(cfg, key) == NOT_FINITE:
-        return
+    if setting.released and Path(text).parts[:1] == ("released",):
+        folder = stage.parent / setting.released
     *sections, last = key.split(".")
     for section in sections:
         cfg = cfg[section]
-    if key in LIST_KEYS and Path(cfg[last]).parts[:1] == ("released",):
-        folder = stage.parent / "selective_labeling"
-    if cfg[last]:
-        # normpath rather than resolve: a linked data folder keeps the name people gave it.
-        cfg[last] = os.path.normpath(folder / os.path.expanduser(cfg[last]))
+    # normpath rather than resolve: a linked data folder keeps the name people gave it.
+    cfg[last] = os.path.normpath(folder / os.path.expanduser(text))

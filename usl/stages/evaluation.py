@@ -19,7 +19,6 @@ from usl import distributed
 from usl.augment.views import Views
 from usl.cli import Call, choose_device
 from usl.config.parse import CfgNode
-from usl.config.paths import SLICE
 from usl.data.datasets import ImageDataset
 from usl.distributed import is_main
 from usl.lists.read import Labelled
@@ -29,6 +28,7 @@ from usl.report.training import write_training_report
 from usl.run import Run
 from usl.stages.inputs import begin, open_in_memory, preprocess_of, views_of
 from usl.stages.labels import say_remarks
+from usl.stages.paths import SLICE
 from usl.stages.training import training_folder, training_settings
 from usl.training.loop import Plan, Step, Trained, fit
 from usl.training.supervised import AccuracyEvaluator

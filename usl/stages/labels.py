@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from usl.config.parse import CfgNode
-from usl.config.paths import SLICE, STAGE_FOLDERS, find_input
+from usl.config.paths import STAGE_FOLDERS, find_input
 from usl.data.datasets import AnyDataset
 from usl.distributed import is_main
 from usl.errors import InputError
 from usl.lists.read import Labelled, draw_labelled, read_labelled
 from usl.run import log
+from usl.stages.paths import SLICE
 
 SELECTION = "selective_labeling"
 # The script that leaves its picks in a folder of this name, after that of the data set.

@@ -11,7 +11,18 @@ from usl.cli import Call, call_of
 from usl.config.parse import CfgNode, parse
 from usl.config.paths import has
 from usl.errors import InputError
-from usl.stages import finetune, fixmatch, pretrain, usl, uslt_select, uslt_train
+from usl.stages import (
+    compare,
+    finetune,
+    fixmatch,
+    mine,
+    pretrain,
+    random,
+    usl,
+    uslt_select,
+    uslt_train,
+)
+from usl.stages.paths import PATHS
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,20 @@ STAGES: dict[str, Stage] = {
         usl.usl_imagenet_defaults, "configs/ImageNet_usl_moco_0.2.yaml"
     ),
     "selective_labeling/usl-features.py": Stage(usl.features_defaults, "configs/features_usl.yaml"),
-    "selective_labeling/random-cifar.py": Stage(usl.random_defaults, "configs/cifar10_random.yaml"),
-    "selective_labeling/random-imagenet.py": Stage(
-        usl.random_imagenet_defaults, "configs/ImageNet_random_0.2.yaml"
+    "selective_labeling/random-cifar.py": Stage(
+        random.random_defaults, "configs/cifar10_random.yaml"
     ),
-    "selective_labeling/compare.py": Stage(usl.compare_defaults),
+    "selective_labeling/random-imagenet.py": Stage(
+        random.random_imagenet_defaults, "configs/ImageNet_random_0.2.yaml"
+    ),
+    "selective_labeling/compare.py": Stage(compare.compare_defaults),
     "selective_labeling/usl-t-cifar.py": Stage(
         uslt_select.uslt_defaults, "configs/cifar10_usl-t.yaml"
     ),
     "selective_labeling/usl-t-imagenet.py": Stage(
         uslt_select.uslt_imagenet_defaults, "configs/ImageNet_usl-t_0.2.yaml"
     ),
-    "usl-t_pretraining/mine-neighbors.py": Stage(usl.mine_defaults),
+    "usl-t_pretraining/mine-neighbors.py": Stage(mine.mine_defaults),
     "usl-t_pretraining/usl-t-cifar-pretrain.py": Stage(
         uslt_train.uslt_pretrain_defaults, "configs/cifar10_usl-t_pretrain.yaml"
     ),
@@ -123,6 +136,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "threshold": ("FIXMATCH.THRESHOLD",),
     "lambda_u": ("FIXMATCH.LAMBDA_U",),
 }
+# Keys that the original's files have as null where nobody chose a value.
+OPTIONAL = ("SEED",)
 # Keys of older YAML files, and why they do nothing any more.
 RETIRED = {"AUGMENT.BACKEND": "random views are always made in batches"}
 
@@ -130,6 +145,16 @@ RETIRED = {"AUGMENT.BACKEND": "random views are always made in batches"}
 def owners(key: str) -> list[str]:
     """The scripts that have a setting."""
     return [Path(name).name for name, stage in STAGES.items() if has(stage.defaults(), key)]
+
+
+def read_settings(
+    entry: Stage, argv: Sequence[str] | None = None, *, script: str, doc: str | None = None
+) -> CfgNode:
+    """The settings of a script; see :func:`usl.config.parse.parse`."""
+    return parse(
+        entry.defaults(), argv, script=script, doc=doc, default_cfg=entry.cfg, paths=PATHS,
+        optional=OPTIONAL, retired=RETIRED, owners=owners,
+    )  # fmt: skip
 
 
 def stage(
@@ -152,10 +177,7 @@ def stage(
         def run(argv: Sequence[str] | None = None) -> None:
             cfg = entry.defaults()
             try:
-                cfg = parse(
-                    cfg, argv, script=script, doc=doc, default_cfg=entry.cfg, retired=RETIRED,
-                    owners=owners,
-                )  # fmt: skip
+                cfg = read_settings(entry, argv, script=script, doc=doc)
                 main(cfg, call_of(script, argv))
             except InputError as error:
                 keys = cfg

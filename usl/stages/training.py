@@ -13,13 +13,14 @@ from torch import nn
 from usl.artifacts import fingerprint
 from usl.augment.moco import MocoTransform
 from usl.config.parse import CfgNode, as_dict
-from usl.config.paths import LIST_KEYS, find_input
+from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset
 from usl.distributed import is_main
 from usl.errors import InputError
 from usl.report.training import write_training_report
 from usl.run import Run
 from usl.stages.inputs import check_seeds
+from usl.stages.paths import LISTS
 from usl.training.loop import Plan
 
 # Settings that do not change what a training ends with.
@@ -177,7 +178,7 @@ def training_settings(cfg: CfgNode, images: AnyDataset) -> dict[str, Any]:
     # An input is known by its content, wherever it lies.
     for name, section in settings.items():
         for key, value in section.items() if isinstance(section, dict) else ():
-            if key.endswith("_PATH") and value and f"{name}.{key}" not in LIST_KEYS:
+            if key.endswith("_PATH") and value and f"{name}.{key}" not in LISTS:
                 section[key] = fingerprint(find_input(value, f"file ({name}.{key})"))
     return settings | {"images": images.fingerprint()}
 

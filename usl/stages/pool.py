@@ -1,0 +1,168 @@
+"""The features that picks are chosen from: given in a file, or made of images by an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from usl.artifacts import fingerprint, load_array
+from usl.checkpoints import read_tensor
+from usl.config.parse import CfgNode
+from usl.config.paths import find_input, is_file
+from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
+from usl.encoders.registry import Encoder, saved_as_it_comes
+from usl.errors import InputError
+from usl.geometry.points import as_features, not_finite, unit_rows
+from usl.inference import Features
+from usl.lists.read import read_indices
+from usl.run import Expected, Run, log
+from usl.stages import selection
+from usl.stages.inputs import encoder_of
+from usl.stages.paths import NOT_FINITE
+
+
+def add_features(c: CfgNode) -> CfgNode:
+    """Settings of stages that take features from a file."""
+    c.FEATURES = c.get("FEATURES") or CfgNode()
+    # A .npy file, or a .npz or .pt of one array, (images, dimensions).
+    c.FEATURES.PATH = ""
+    # Divide every row by its length first. HORIZON_DIST 4 is meant for rows of length 1.
+    c.FEATURES.NORMALIZE = False
+    return c
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Features to choose from, less the rows that are left out.
+
+    Attributes
+    ----------
+    features : Features
+    rows : ndarray (N,), int64
+        Their rows in the file, or in the data set.
+    size : int
+        Rows of the file, or of the data set.
+    made_by : str
+        Whose features they are, in words.
+    """
+
+    features: Features
+    rows: np.ndarray
+    size: int
+    made_by: str
+
+
+def read_features(section: CfgNode) -> Pool:
+    """The features that the FEATURES settings name.
+
+    Raises
+    ------
+    InputError
+        No such file, not a table of finite numbers, or rows to leave out that are none.
+    """
+    if not section.PATH:
+        raise InputError("FEATURES.PATH is empty; give a .npy file of shape (images, dimensions)")
+    found = find_input(section.PATH, "file of features (FEATURES.PATH)")
+    advice = "give a .npy of shape (images, dimensions)"
+    array: np.ndarray | torch.Tensor
+    if found.suffix in (".pt", ".pth", ".safetensors"):
+        array = read_tensor(found).detach()
+    else:
+        array = load_array(found, kind="fiu", advice=advice)
+    size = len(array) if array.ndim else 0
+    rows = np.arange(size)
+    if section.get("EXCLUDE"):
+        if array.ndim != 2:
+            raise InputError(f"{found} has shape {tuple(array.shape)}; {advice}")
+        rows = np.setdiff1d(rows, _excluded(section.EXCLUDE, array))
+        if not len(rows):
+            raise InputError(f"FEATURES.EXCLUDE leaves out all rows of {found}; keep some")
+        array = array[rows]
+    try:
+        features = as_features(array, f"features in {found}", rows=rows)
+    except InputError as error:
+        hint = ", with FEATURES.EXCLUDE nan" if "EXCLUDE" in section and "NaN" in str(error) else ""
+        raise InputError(f"{error}{hint}") from None
+    if section.NORMALIZE:
+        features = unit_rows(features, str(found), rows=rows)
+    values = features.numpy()
+    return Pool(Features(values, fingerprint(values)), rows, size, found.name)
+
+
+def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Rows that FEATURES.EXCLUDE names."""
+    if name == NOT_FINITE:
+        if isinstance(array, torch.Tensor):
+            return not_finite(array).numpy()
+        return not_finite(torch.from_numpy(np.array(array, dtype=np.float64))).numpy()
+    path = find_input(name, "list of rows (FEATURES.EXCLUDE)")
+    excluded = np.array(read_indices(path))
+    wrong = excluded[(excluded < 0) | (excluded >= len(array))]
+    if len(wrong):
+        raise InputError(f"{path} has the row {wrong[0]}; give rows from 0 to {len(array) - 1}")
+    return excluded
+
+
+def encoder_unless_given(cfg: CfgNode, images: AnyDataset) -> Encoder | None:
+    """The encoder of the MODEL settings; None where RUN_DIR may have its features already."""
+    there = is_file(Path(cfg.RUN_DIR) / selection.FEATURES) and not cfg.SKIP_SAVE
+    return None if there and not cfg.RECOMPUTE_ALL else encoder_of(cfg, images)
+
+
+def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | None) -> Pool:
+    """Features of the images that can be read.
+
+    Those dropped into RUN_DIR, such as released ones, need neither an encoder nor the images; else
+    they are the encoder's, by default that of the settings. With DATASET.UNREADABLE skip, files
+    that are no images are left out, and listed in unreadable.csv.
+
+    Raises
+    ------
+    InputError
+        No such encoder or weights, features that do not fit, or an image that cannot be read.
+    """
+    skip = cfg.DATASET.get("UNREADABLE") == "skip"
+    given = {"images": images.fingerprint(), "encoder": cfg.MODEL.ARCH, "given": True}
+    if run.given(selection.FEATURES, given):
+        (values,) = run.cached([Expected(selection.FEATURES, (len(images), None))], given, list)
+        assert values is not None
+        scale, made_by = saved_as_it_comes(cfg.MODEL.ARCH), f"{selection.FEATURES}, given"
+        run.note(dataset=images.name, images=given["images"])
+    else:
+        encoder = encoder or encoder_of(cfg, images)
+        values, source = selection.encoded(run, cfg, encoder, images, skip_unreadable=skip)
+        scale, made_by = encoder.scale, str(encoder)
+        log.info("encoder %s", encoder)
+        run.note(dataset=images.name, **source)
+    rows = np.flatnonzero(~np.isnan(values[:, 0]))
+    if len(rows) < len(images):
+        values = values[rows]
+        save_unreadable(run, images, np.setdiff1d(np.arange(len(images)), rows))
+    features = selection.features_of(values, scale=scale, rows=rows)
+    return Pool(features, rows, len(images), made_by)
+
+
+def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray) -> None:
+    """Write ``unreadable.csv``, with the reason for each, and say how many there are."""
+    assert isinstance(images, FolderDataset)
+    reasons = images.each(rows.tolist(), lambda picture: "", instead=lambda row, error: str(error))
+    names = [images.paths[row] for row in rows.tolist()]
+    table = pd.DataFrame({"Index": rows, "ImageID": names, "Reason": reasons})
+    run.save_text("unreadable.csv", table.to_csv(index=False))
+    log.warning(
+        "%d of %d images cannot be read and are never picked, such as %s; see unreadable.csv",
+        len(rows), len(images), names[0],
+    )  # fmt: skip
+
+
+def note_pool(run: Run, pool: Pool) -> None:
+    """Record which features are chosen from, and say what is odd about them."""
+    run.note(size=pool.size, features=pool.features.fingerprint)
+    if len(pool.rows) < pool.size and run.folder is not None:
+        run.save("rows.npy", pool.rows, {"features": pool.features.fingerprint})
+    selection.say_oddities(pool.features)
