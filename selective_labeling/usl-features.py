@@ -30,6 +30,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         run,
         cfg,
         given,
+        images=given.images,
         title=f"{budget} of {len(given.features):,} embeddings worth labelling",
         facts={"Features": Path(cfg.FEATURES.PATH).name},
     )

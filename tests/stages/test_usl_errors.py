@@ -30,7 +30,7 @@ BAD_FEATURES = {
     ),
     "one dimension": (GOOD[0], "have shape (4,); give a table of (images, dimensions)"),
     "three dimensions": (GOOD[None], "have shape (1, 30, 4)"),
-    "texts": (np.array([["a"]]), "holds <U1 values; give a .npy of shape"),
+    "texts": (np.array([["a"]]), "holds <U1 values; give a table of shape"),
 }
 
 

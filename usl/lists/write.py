@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The picks of one seed.
+
+    Attributes
+    ----------
+    seed : int
+    picks : ndarray (B,), int64
+        Rows of the data set.
+    clusters, sizes : ndarray (B,), int64
+        The cluster of each, and its members.
+    density : ndarray (B,), float64
+    """
+
+    seed: int
+    picks: np.ndarray
+    clusters: np.ndarray
+    sizes: np.ndarray
+    density: np.ndarray
+
 
 # Shares by which published budgets are called, in percent.
 PUBLISHED = {
@@ -64,6 +89,28 @@ def index_csvs(
         f"train_{share}p_gen_{name}_index.csv": table[labelled].to_csv(index=False),
         f"train_{other}_index.csv": table[~labelled].to_csv(index=False),
     }
+
+
+def selected_csv(selections: Sequence[Selected], ids: Sequence[str] | None = None) -> str:
+    """The picks of every seed, a row a pick, for people.
+
+    Columns ``Rank`` (from 1), ``Index``, ``ImageID`` where ``ids`` (N,) name the images,
+    ``Cluster``, ``ClusterSize``, ``Density``, ``Seed``. A name that a spreadsheet would take for a
+    formula begins with an apostrophe.
+    """
+    parts = []
+    for one in selections:
+        columns: dict[str, Any] = {"Rank": range(1, 1 + len(one.picks)), "Index": one.picks}
+        if ids is not None:
+            columns["ImageID"] = [harmless(ids[pick]) for pick in one.picks.tolist()]
+        columns |= {"Cluster": one.clusters, "ClusterSize": one.sizes, "Density": one.density}
+        parts.append(pd.DataFrame(columns).assign(Seed=one.seed))
+    return pd.concat(parts).to_csv(index=False)
+
+
+def harmless(name: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def seeded(name: str, seed: int) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from usl.artifacts import fingerprint, load_array
-from usl.checkpoints import read_tensor
+from usl.artifacts import fingerprint
 from usl.config.parse import CfgNode
 from usl.config.paths import find_input, is_file
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
+from usl.data.tables import ADVICE, pictures, read_table
 from usl.encoders.registry import Encoder, saved_as_it_comes
 from usl.errors import InputError
 from usl.geometry.points import as_features, not_finite, unit_rows
@@ -29,7 +29,8 @@ from usl.stages.paths import NOT_FINITE
 def add_features(c: CfgNode) -> CfgNode:
     """Settings of stages that take features from a file."""
     c.FEATURES = c.get("FEATURES") or CfgNode()
-    # A .npy file, or a .npz or .pt of one array, (images, dimensions).
+    # A table (images, dimensions): .npy; .npz, .pt, .pth or .safetensors of one array; .csv or
+    # .parquet with a column of vectors or columns of numbers; or a folder of .npy shards.
     c.FEATURES.PATH = ""
     # Divide every row by its length first. HORIZON_DIST 4 is meant for rows of length 1.
     c.FEATURES.NORMALIZE = False
@@ -49,12 +50,18 @@ class Pool:
         Rows of the file, or of the data set.
     made_by : str
         Whose features they are, in words.
+    ids : tuple of str, or None
+        What each of the ``size`` rows is called.
+    images : FolderDataset, or None
+        Their pictures, where the features came with some.
     """
 
     features: Features
     rows: np.ndarray
     size: int
     made_by: str
+    ids: tuple[str, ...] | None = None
+    images: FolderDataset | None = None
 
 
 def read_features(section: CfgNode) -> Pool:
@@ -67,18 +74,22 @@ def read_features(section: CfgNode) -> Pool:
     """
     if not section.PATH:
         raise InputError("FEATURES.PATH is empty; give a .npy file of shape (images, dimensions)")
-    found = find_input(section.PATH, "file of features (FEATURES.PATH)")
-    advice = "give a .npy of shape (images, dimensions)"
-    array: np.ndarray | torch.Tensor
-    if found.suffix in (".pt", ".pth", ".safetensors"):
-        array = read_tensor(found).detach()
-    else:
-        array = load_array(found, kind="fiu", advice=advice)
+    found = Path(section.PATH)
+    if not found.is_dir():
+        found = find_input(section.PATH, "file of features (FEATURES.PATH)")
+    pictured = section.get("IMAGES", "")
+    listed = found.parent / pictured
+    table = read_table(
+        found,
+        id_column=section.get("ID_COLUMN", ""),
+        image_column="" if is_file(listed) else pictured,
+    )
+    array = table.values
     size = len(array) if array.ndim else 0
     rows = np.arange(size)
     if section.get("EXCLUDE"):
         if array.ndim != 2:
-            raise InputError(f"{found} has shape {tuple(array.shape)}; {advice}")
+            raise InputError(f"{found} has shape {tuple(array.shape)}; {ADVICE}")
         rows = np.setdiff1d(rows, _excluded(section.EXCLUDE, array))
         if not len(rows):
             raise InputError(f"FEATURES.EXCLUDE leaves out all rows of {found}; keep some")
@@ -91,7 +102,17 @@ def read_features(section: CfgNode) -> Pool:
     if section.NORMALIZE:
         features = unit_rows(features, str(found), rows=rows)
     values = features.numpy()
-    return Pool(Features(values, fingerprint(values)), rows, size, found.name)
+    names = table.images
+    if is_file(listed):
+        names = tuple(listed.read_text(encoding="utf-8").splitlines())
+        if len(names) != size:
+            raise InputError(
+                f"{listed} has {len(names)} lines, and {found} {size} rows; give as many"
+            )
+    images = None if names is None else pictures(names, found.parent, section.IMAGES)
+    return Pool(
+        Features(values, fingerprint(values)), rows, size, found.name, table.ids or names, images
+    )
 
 
 def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -144,7 +165,8 @@ def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | No
         values = values[rows]
         save_unreadable(run, images, np.setdiff1d(np.arange(len(images)), rows))
     features = selection.features_of(values, scale=scale, rows=rows)
-    return Pool(features, rows, len(images), made_by)
+    ids = images.paths if isinstance(images, FolderDataset) else None
+    return Pool(features, rows, len(images), made_by, ids)
 
 
 def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray) -> None:

@@ -95,6 +95,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "trust": ("MODEL.TRUST_CHECKPOINT",),
     "depth": ("MODEL.DEPTH",),
     "width": ("MODEL.WIDTH",),
+    "id_column": ("FEATURES.ID_COLUMN",),
+    "image_column": ("FEATURES.IMAGES",),
     "device": ("DEVICE",),
     "run_name": ("RUN_NAME",),
     "run_dir": ("RUN_DIR",),

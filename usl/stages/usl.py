@@ -10,6 +10,7 @@ from usl.data.datasets import AnyDataset
 from usl.errors import InputError
 from usl.geometry.points import Points, check_budget
 from usl.lists.exports import check_exports
+from usl.lists.write import Selected, selected_csv
 from usl.report.selection import Result, print_picks
 from usl.run import Run
 from usl.selectors.usl import Regularizer
@@ -83,6 +84,11 @@ def features_defaults() -> CfgNode:
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""
+    # A column of a .csv or .parquet that names the rows, for selected.csv.
+    c.FEATURES.ID_COLUMN = ""
+    # Pictures for the report: a column of a .csv or .parquet, or a text file of one path a line;
+    # all below the folder of FEATURES.PATH.
+    c.FEATURES.IMAGES = ""
     return c
 
 
@@ -150,7 +156,7 @@ def choose(
 
     # 1. How dense is the feature space around each image?
     density = selection.neighbors(run, features, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
-    results = []
+    results, selected = [], []
     for seed in cfg.USL.SEEDS:
         # 2. One cluster for every label we can afford.
         grouped = selection.clusters(
@@ -165,15 +171,18 @@ def choose(
         indices = chosen.indices.numpy()
         named = pool.rows[indices]
         selection.save_picks(run, named, budget=budget, seed=seed, source=source)
-        if images is not None:
+        if images is not None and "EXPORT" in cfg:
             selection.export_picks(run, cfg, images, named, seed=seed)
             if csvs:
                 selection.save_csvs(run, images, named, name=cfg.RUN_NAME or "usl", seed=seed)
         sizes = grouped.sizes[chosen.clusters].numpy()
+        near = density.density[indices].numpy()
+        selected.append(Selected(seed, named, chosen.clusters.numpy(), sizes, near))
         results.append(Result(f"seed {seed}", named, sizes, on_map=indices))
         print_picks(results[-1], images)
 
     # 4. Show them.
+    run.save_text("selected.csv", selected_csv(selected, pool.ids))
     selection.finish(
         run,
         results,

@@ -1,0 +1,112 @@
+"""USL on tables that people bring: names, pictures, and what is written of the picks."""
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import CIFAR, FEATURES
+from helpers import printed_alone
+from PIL import Image
+
+from usl import InputError
+
+
+def table_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A CSV of 30 named rows of features, each with a picture."""
+    x = np.random.RandomState(0).randn(30, 4)
+    names = [f"pet {i}" for i in range(29)] + ['=HYPERLINK("x")']
+    pictures = [f"pictures/{i}.png" for i in range(30)]
+    (tmp_path / "pictures").mkdir()
+    for i, name in enumerate(pictures):
+        Image.new("RGB", (9, 9), (8 * i, 0, 0)).save(tmp_path / name)
+    columns = {f"d{i}": x[:, i] for i in range(4)}
+    table = pd.DataFrame({"name": names, "picture": pictures} | columns)
+    table.to_csv(tmp_path / "pets.csv", index=False)
+    return tmp_path / "pets.csv"
+
+
+def options(path, run, *more):
+    return (
+        "--cfg", "configs/features_usl.yaml", "--opts", "FEATURES.PATH", path, "RUN_DIR", run,
+        "USL.NUM_SELECTED_SAMPLES", 5, "USL.KNN_K", 3, *more,
+    )  # fmt: skip
+
+
+def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
+    run = tmp_path / "run"
+    more = ("FEATURES.ID_COLUMN", "name", "FEATURES.IMAGES", "picture")
+    script(FEATURES, *options(pets, run, *more))
+    picks = printed_alone(capsys.readouterr().out)
+    rows = table_of(run / "selected.csv")
+    assert list(rows[0]) == [
+        "Rank",
+        "Index",
+        "ImageID",
+        "Cluster",
+        "ClusterSize",
+        "Density",
+        "Seed",
+    ]
+    assert [int(row["Index"]) for row in rows] == picks
+    assert [row["Rank"] for row in rows] == list("12345") and {row["Seed"] for row in rows} == {"1"}
+    labels = np.load(run / "cluster_labels_5_1.npy")
+    for row in rows:
+        assert row["ImageID"] == f"pet {row['Index']}"
+        assert int(row["Cluster"]) == labels[int(row["Index"])]
+        assert int(row["ClusterSize"]) == (labels == int(row["Cluster"])).sum()
+    spread = np.load(run / "mean_d_knns_3.npy")
+    np.testing.assert_allclose([float(row["Density"]) for row in rows], 1 / spread[picks])
+    assert (run / "report.html").read_text().count("pictures/") >= 5
+    # All rows: the name that a spreadsheet would take for a formula is harmless.
+    script(FEATURES, *options(pets, run, *more, "USL.NUM_SELECTED_SAMPLES", 30))
+    names = {row["Index"]: row["ImageID"] for row in table_of(run / "selected.csv")}
+    assert names["29"] == '\'=HYPERLINK("x")'
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_list_of_pictures(pets, tmp_path, script, capsys):
+    (tmp_path / "list.txt").write_text("".join(f"pictures/{i}.png\n" for i in range(30)))
+    script(FEATURES, *options(pets, tmp_path / "run", "FEATURES.IMAGES", "list.txt"))
+    rows = table_of(tmp_path / "run" / "selected.csv")
+    assert [row["ImageID"] for row in rows] == [f"pictures/{row['Index']}.png" for row in rows]
+    (tmp_path / "list.txt").write_text("pictures/1.png\n")
+    with pytest.raises(InputError, match="list.txt has 1 lines, and .* 30 rows; give as many"):
+        script(FEATURES, *options(pets, tmp_path / "run", "FEATURES.IMAGES", "list.txt"))
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("FEATURES.ID_COLUMN", "id"), "has no column 'id', FEATURES.ID_COLUMN; it has name, pict"),
+        (("FEATURES.IMAGES", "face"), "has no column 'face', FEATURES.IMAGES; it has name, pict"),
+        (("FEATURES.IMAGES", "name"), "row 0 of name, 'pet 0', is no file in .*; mend the name"),
+    ],
+)
+def test_columns_that_are_not_there(pets, tmp_path, script, more, message):
+    with pytest.raises(InputError, match=message):
+        script(FEATURES, *options(pets, tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_images_in_memory_have_no_names(tmp_path, script, capsys):
+    argv = (
+        "--cfg",
+        "configs/digits_usl.yaml",
+        "--opts",
+        "RUN_DIR",
+        tmp_path,
+        "MODEL.ARCH",
+        "pixels",
+    )
+    script(CIFAR, *argv, "USL.SEEDS", "[1, 2]", "USL.NUM_SELECTED_SAMPLES", 3)
+    rows = table_of(tmp_path / "selected.csv")
+    assert "ImageID" not in rows[0] and [row["Seed"] for row in rows] == list("111222")
