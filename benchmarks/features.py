@@ -74,7 +74,8 @@ def measure(
         "network alone, usual": lambda: alone(usual, ready, USUAL),
         "usual loop": loop,
         "decoding, threads": lambda: [
-            seen.read(images, start, min(start + batch, len(images))) for start in starts
+            seen.normalize(seen.read(images, start, min(start + batch, len(images))))
+            for start in starts
         ],
         "decoding, processes": lambda: list(loader()),
     }

@@ -14,7 +14,6 @@ from usl import distributed
 from usl.cli import Call, choose_device, cli
 from usl.config.parse import CfgNode
 from usl.encoders.checkpoints import save_encoder
-from usl.encoders.registry import new_network
 from usl.stages import pretrain, training
 from usl.stages.inputs import begin, open_images, open_test_images, preprocess_of, views_of
 from usl.stages.table import stage
@@ -38,7 +37,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         contrast.check(batch_size // cfg.ACCUMULATE)
         # 1. A network with a head (two for CLD), and two random views of each image.
         torch.manual_seed(seed)
-        network = new_network(cfg.MODEL.ARCH, cfg.MODEL.WIDTH, cfg.MODEL.DEPTH, cld=cfg.CLD)
+        network = pretrain.network_of(cfg)
         network = network.to(device, memory_format=torch.channels_last)
         views = views_of(cfg, train, device=device)
         run = begin(cfg, call)

@@ -149,3 +149,35 @@ def test_large_images_go_through_the_network_a_few_at_a_time():
     large = Preprocess(512, 512, mean=MEAN, std=STD)
     found = extract(Counting(), images, preprocess=large, batch_size=7)
     assert found.shape == (9, 3) and seen == [2, 2, 2, 1, 2]
+
+
+def test_shards_with_broken_files_are_no_answer_where_these_stop_a_run(tmp_path):
+    names = {f"{i:02}.png": ("RGB", (40, 36)) for i in range(2 * SHARD_BATCHES + 1)}
+    some = open_dataset("folder", make_folder(tmp_path, names), workers=2)
+    (some.folder / "03.png").write_bytes(b"")
+    encoder = PretextEncoder(**small_resnet(2, 10)).eval()
+    options = {"preprocess": SEEN, "batch_size": 1, "shards": tmp_path / "s", "source": {"a": 1}}
+    skipped = extract(encoder, some, skip_unreadable=True, **options)
+    assert np.isnan(skipped[3]).all()
+    with pytest.raises(InputError, match="03.png: it is in no known format"):
+        extract(encoder, some, **options)
+    # The other way round every finished shard is taken: broken files are found late.
+    for path in some.paths[SHARD_BATCHES:]:
+        (some.folder / path).unlink()
+    assert np.array_equal(extract(encoder, some, skip_unreadable=True, **options), skipped, True)
+
+
+def test_a_network_that_makes_nan_is_an_error_of_its_own():
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            features = x.mean(dim=(2, 3))
+            return torch.where(features > 0.5, torch.inf, features)
+
+    images = np.zeros((9, 32, 32, 3), np.uint8)
+    images[7] = 255
+    data = ImageDataset("x", "train", images, None, ())
+    for skip in (False, True):
+        with pytest.raises(InputError, match="NaN or infinite features of image 7; set `pre"):
+            extract(
+                Broken(), data, preprocess=Preprocess(32, 32), batch_size=4, skip_unreadable=skip
+            )

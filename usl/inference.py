@@ -127,7 +127,7 @@ def extract(
     paths = [
         None if shards is None else shards / f"{number:05}.npy" for number in range(len(bounds))
     ]
-    missing = [path is None or not path.exists() for path in paths]
+    missing = [path is None or not _usable(path, skip_unreadable) for path in paths]
     batches = [
         (first, min(first + batch_size, stop))
         for (start, stop), needed in zip(bounds, missing, strict=True)
@@ -140,7 +140,7 @@ def extract(
         images = preprocess.read(dataset, *batch, unreadable=unreadable)
         if torch.device(device).type == "cuda":
             images = images.pin_memory()
-        return Batch(images, [row - batch[0] for row in sorted(unreadable or [])])
+        return Batch(batch[0], images, [row - batch[0] for row in sorted(unreadable or [])])
 
     parts = []
     bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
@@ -167,8 +167,9 @@ def extract(
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (n, C, H, W) before normalisation, and which of them are no images."""
+    """Images (n, C, H, W) before normalisation, from a row on, and which are unreadable."""
 
+    first: int
     images: Tensor
     unreadable: list[int]
 
@@ -204,9 +205,19 @@ def _encode(
         x = preprocess.normalize(batch.images.to(device, non_blocking=True))
         if not preprocess.native:
             x = x.contiguous(memory_format=torch.channels_last)
-        with autocast:
+        # Without TF32, whose products are right to three digits only.
+        with autocast, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             found = torch.cat([network(some).float() for some in torch.split(x, at_once(x))])
-        found[batch.unreadable] = torch.nan
+        kept = torch.ones(len(found), dtype=torch.bool, device=found.device)
+        kept[batch.unreadable] = False
+        wrong = ~torch.isfinite(found.flatten(1)).all(dim=1) & kept
+        if wrong.any():
+            raise InputError(
+                "the network makes NaN or infinite features of image "
+                f"{batch.first + int(wrong.nonzero()[0, 0])}; set `precision` float32, or choose "
+                "another checkpoint"
+            )
+        found[~kept] = torch.nan
         parts.append(found)
         bar.update(len(x))
     # One wait for the device a shard.
@@ -222,6 +233,13 @@ def at_once(x: Tensor) -> int:
     if x.device.type != "cpu":
         return len(x)
     return max(1, CPU_PIXELS // (x.shape[-1] * x.shape[-2]))
+
+
+def _usable(path: Path, skip_unreadable: bool) -> bool:
+    """Whether a shard is there, and has no unreadable images where these are an error."""
+    if not path.exists():
+        return False
+    return skip_unreadable or not np.isnan(load_array(path, kind="f")[:, :1]).any()
 
 
 def _prepare(shards: Path, source: dict[str, Any], count: int) -> None:

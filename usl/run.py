@@ -67,13 +67,16 @@ class Expected:
 
     def load(self, folder: Path) -> np.ndarray:
         """Read and check it."""
-        return load_array(
+        array = load_array(
             folder / self.name,
             shape=self.shape,
             kind=self.kind,
             limits=None if self.rows_of_nan else (self.low, self.high),
             advice=ADVICE,
         )
+        if self.rows_of_nan and not (np.isfinite(array) | np.isnan(array[:, :1])).all():
+            raise InputError(f"{folder / self.name} has infinite values; {ADVICE}")
+        return array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +204,11 @@ class Run:
             self._keep_foreign(path, array)
         self._enter(name, source, by_budget, foreign=False)
         save_array(path, array)
+
+    def remove(self, name: str) -> None:
+        """Remove what an earlier run left here under this name, if it is there."""
+        if self.folder is not None:
+            (self.folder / name).unlink(missing_ok=True)
 
     def save_text(self, name: str, text: str) -> None:
         """Save a text, such as a CSV, perhaps in a folder of its own."""

@@ -51,7 +51,7 @@ def roots(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"images"}))
 def test_what_every_data_set_offers(name, roots):
     for split in ("train", "test"):
         images = open_dataset(name, roots, split, workers=2)

@@ -211,10 +211,12 @@ def test_folders_that_hold_themselves_and_names_that_are_no_text(tmp_path):
 
 def test_files_that_go_away(folder_images, tmp_path):
     path = broken(folder_images, tmp_path)
-    some = open_dataset("folder", tmp_path)
+    some, other = open_dataset("folder", tmp_path), open_dataset("folder", tmp_path)
+    before = some.fingerprint()
     path.unlink()
-    with pytest.raises(InputError, match="cannot read .*grey.png: No such file"):
-        some.fingerprint()
+    assert other.fingerprint() != before
+    with pytest.raises(InputError, match="cannot read image .*grey.png: No such file"):
+        shown(other)
 
 
 def test_leftovers_are_no_images_and_no_classes(tmp_path):

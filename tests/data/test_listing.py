@@ -23,7 +23,9 @@ def test_a_list_has_the_order_and_the_labels_of_imagefolder(tmp_path):
     assert listing.paths == ORDERED and listing.classes == ("a", "a-b", "b")
     assert listing.labels == (0, 0, 0, 1, 2)
     assert listing.remarks == (f"{path}: sorted, as torchvision orders images",)
-    again = read_image_list(written(tmp_path / "sorted.txt", "./" + "\r\n./".join(ORDERED)))
+    # As `find .` writes them, and with slashes too many.
+    text = ".\n./" + "\r\n./".join(ORDERED).replace("a/10", "a//10").replace("x.jpg", "./x.jpg")
+    again = read_image_list(written(tmp_path / "sorted.txt", text))
     assert again.paths == ORDERED and again.remarks == ()
     # A folder of these files has the same order.
     make_folder(tmp_path, {name: ("RGB", (9, 9)) for name in NAMES})
@@ -52,6 +54,8 @@ def test_images_without_classes(tmp_path):
         ("train/a/1.png", "'train/a/1.png', begins with train; write class/file"),
         ("a/1.png\n2.png", "line 2 of .*, '2.png', has no class, and others have one"),
         ("\n", "names no images; write class/file, one a line"),
+        ("a/1.png\na//1.png", "line 2 of .*, 'a/1.png', is on line 1 too"),
+        ("a/\0.png", "holds a zero byte; write class/file"),
         (b"\xff\xfe\x00", "it is not UTF-8 text; give a list of names"),
     ],
 )
@@ -110,10 +114,23 @@ def test_a_list_of_images_that_are_there_or_not(tmp_path):
         InputError, match="there are no images in .*train, only their names .`image"
     ):
         absent.each([0], lambda picture: picture)
-    # A list that names a file that is not there.
-    wrong = open_dataset("folder", tmp_path / "there", image_list=written(names, "a/3.png"))
-    with pytest.raises(InputError, match="cannot read .*a/3.png: No such file or directory"):
-        wrong.fingerprint()
+    # A list that names files that are not there.
+    message = "names.txt .`image_list`. names a/3.png and 1 more, not in .*train; mend the list"
+    with pytest.raises(InputError, match=message):
+        open_dataset("folder", tmp_path / "there", image_list=written(names, "a/3.png\na/4.png"))
+
+
+def test_both_splits_of_a_list_have_its_classes(tmp_path):
+    files = {f"{c}/{i}.png": ("RGB", (9, 9)) for c in ("n1", "n2", "n3") for i in range(2)}
+    for split in ("train", "val"):
+        make_folder(tmp_path, files, split)
+    names = written(tmp_path / "names.txt", "n2/0.png\nn3/1.png")
+    train, test = (open_dataset("folder", tmp_path, s, image_list=names) for s in ("train", "test"))
+    assert train.classes == test.classes == ("n2", "n3")
+    assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [0, 0, 1, 1]
+    flat = written(tmp_path / "flat.txt", "1.png")
+    with pytest.raises(InputError, match="flat.txt has no classes, so `subset` keeps none; write"):
+        open_dataset("folder", tmp_path, image_list=flat, subset=written(tmp_path / "s", "n1"))
 
 
 def test_only_folders_take_lists(tmp_path):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -157,6 +158,17 @@ def test_torchvisions_weights(tmp_path):
     assert torch.equal(features(ours.network, IMAGES), features(theirs, IMAGES))
 
 
+def test_networks_with_classifiers_for_training_do_without_them(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = torchvision.models.googlenet(init_weights=False, transform_input=True)
+    torch.save(random_statistics(theirs).state_dict(), tmp_path / "w.pth")
+    ours = build_encoder("torchvision/googlenet", request(tmp_path / "w.pth"))
+    theirs.fc = torch.nn.Identity()
+    assert torch.equal(features(ours.network, IMAGES), features(theirs, IMAGES))
+    assert ours.network.train()(IMAGES).shape == (2, 1024)
+
+
 def test_a_pretrained_or_clustered_encoder_of_a_library_comes_back(tmp_path):
     """What pretrain.py and USL-T write of such networks."""
     torch.manual_seed(0)
@@ -184,6 +196,13 @@ def test_a_pretrained_or_clustered_encoder_of_a_library_comes_back(tmp_path):
     [
         ("timm/test_resnet", {"conv.weight": torch.zeros(1)}, "is of another network; missing: "),
         ("timm/test_vit", {"pos_embed": torch.zeros(3)}, "is of another network"),
+        # Converters would resample patches of another size.
+        (
+            "timm/test_vit",
+            timm.create_model("test_vit").state_dict()
+            | {"patch_embed.proj.weight": torch.zeros(64, 3, 8, 8)},
+            "is of another network .ValueError: patches of 8 pixels, not 16",
+        ),
         (
             "torchvision/shufflenet_v2_x0_5",
             timm.create_model("test_resnet").state_dict(),
@@ -211,6 +230,17 @@ def test_weights_of_another_network(tmp_path, name, weights, message):
             "`transform` is CLD-cifar10, and timm/t",
         ),
         ("timm/test_resnet", {"transform": "x"}, "unknown `transform` 'x'; choose one of CLD-cif"),
+        (
+            "timm/resnet50.bogus",
+            {},
+            "unknown `architecture` 'timm/resnet50.bogus'; did you",
+        ),
+        (
+            "timm/test_resnet",
+            {"output": "heads"},
+            "unknown `output` 'heads'; choose head or",
+        ),
+        ("CLIP-ViT-B/32", {"output": "heads"}, "unknown `output` 'heads'; choose head or"),
         ("timm/test_resnet", {"side": -1}, "`side` is -1; choose 0, the encoder's own, or more"),
         (
             "timm/seresnet18",
@@ -335,3 +365,9 @@ def test_a_list_of_encoders():
     assert "timm/test_vit.r160_in1k           64   160" in done.stdout.splitlines()
     assert done.returncode == 0 and "torchvision" not in done.stdout
     assert listed("nothing").returncode == 2
+    # Without its tag, and one without a classifier to take off.
+    out = listed("timm/test_resnet", "torchvision/squeezenet1_0").stdout.splitlines()
+    assert [line.split() for line in out[1:]] == [
+        ["timm/test_resnet.r160_in1k", "96", "160"],
+        ["torchvision/squeezenet1_0", "-", "-"],
+    ]

@@ -1,9 +1,13 @@
 """Pixels as features, by hand."""
 
 import numpy as np
-from helpers import SIDE
+import pytest
+import torch
+from helpers import SIDE, make_folder
 
+from usl import InputError
 from usl.data.datasets import open_dataset
+from usl.encoders.pixels import mean_image
 from usl.encoders.preprocess import Preprocess
 from usl.encoders.registry import Request, build_encoder
 from usl.inference import extract
@@ -22,6 +26,18 @@ def test_pixels_by_hand():
     raw = raw - raw.mean(0)
     expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     np.testing.assert_allclose(embed(train, 100), expected, atol=2e-7)
+
+
+def test_broken_files_are_left_out_of_the_mean(tmp_path):
+    names = {f"{i}.png": ("RGB", (40, 40)) for i in range(4)}
+    images = open_dataset("folder", make_folder(tmp_path, names))
+    whole = mean_image(images, Preprocess(SIDE, SIDE))
+    make_folder(tmp_path, names | {"9.png": ("RGB", (40, 40))})
+    (images.folder / "9.png").write_bytes(b"")
+    broken = open_dataset("folder", tmp_path)
+    assert torch.equal(mean_image(broken, Preprocess(SIDE, SIDE), skip_unreadable=True), whole)
+    with pytest.raises(InputError, match="9.png: it is in no known format"):
+        mean_image(broken, Preprocess(SIDE, SIDE))
 
 
 def test_pixels_of_a_folder(folder_images):

@@ -151,3 +151,10 @@ def test_pretraining_a_network_of_timm_and_choosing_by_it(small_folder, tmp_path
 def test_what_cannot_be_pretrained(small_folder, tmp_path, script, options, message):
     with pytest.raises(InputError, match=message):
         script(SIMCLR, *simclr(small_folder, tmp_path / "run", *options))
+
+
+def test_a_vision_transformer_is_trained_at_another_side(small_folder, tmp_path, script):
+    script(SIMCLR, *simclr(small_folder, tmp_path / "run", "MODEL.ARCH", "timm/test_vit"))
+    saved = torch.load(tmp_path / "run" / "encoder.pth", weights_only=True)
+    # Four patches of 16 × 16 pixels, and the class token.
+    assert saved["backbone.pos_embed"].shape == (1, 5, 64)

@@ -136,7 +136,10 @@ def test_released_features_need_neither_images_nor_an_encoder(tmp_path, script, 
     assert picks == expected.tolist()
     rows = table(tmp_path / "run" / "train_10p_gen_mine_index.csv")
     assert [row["ImageID"] for row in rows] == [names[i] for i in sorted(picks)]
-    # Again: what was taken is taken again.
+    # Again: what was taken is taken again, also once the images are there.
+    for name in names:
+        (tmp_path / "run" / "nowhere" / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "nowhere" / "train" / name).touch()
     script(IMAGENET, *without_images(list_path, tmp_path / "run"))
     assert printed_alone(capsys.readouterr().out) == picks
     assert "reused memory_feats_list.npy" in log.read_text()
@@ -195,7 +198,8 @@ def test_broken_images_stop_or_are_skipped(small_folder, weights, tmp_path, scri
     ]
     assert "it is in no known format" in rows[0]["Reason"]
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "2 of 36 images cannot be read and are never picked, such as b/2.png" in log
+    assert "2 of 36 images cannot be read and are never picked" in log
+    assert "unreadable: b/2.png" in log and "unreadable: d/8.png" in log
     features = np.load(tmp_path / "run" / "memory_feats_list.npy")
     assert np.flatnonzero(np.isnan(features).any(axis=1)).tolist() == [11, 35]
     assert np.load(tmp_path / "run" / "rows.npy").tolist() == sorted(picks)
@@ -204,6 +208,23 @@ def test_broken_images_stop_or_are_skipped(small_folder, weights, tmp_path, scri
     # The same, from what is saved.
     script(IMAGENET, *argv, "DATASET.UNREADABLE", "skip", "RECOMPUTE_ALL", False)
     assert printed_alone(capsys.readouterr().out) == picks
+    with pytest.raises(InputError, match="a budget of 35 picks from 34 images; choose 1 to 34"):
+        script(IMAGENET, *argv, "DATASET.UNREADABLE", "skip", "USL.NUM_SELECTED_SAMPLES", 35)
+    # Once the files are mended nothing says that they were not.
+    for name in ("b/2.png", "d/8.png"):
+        shutil.copy(small_folder / "train" / name, root / "train" / name)
+    script(IMAGENET, *argv, "DATASET.UNREADABLE", "skip")
+    assert not {"unreadable.csv", "rows.npy"} & {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_what_an_encoder_refuses_is_named_with_its_reason(small_folder, tmp_path, script):
+    root = shutil.copytree(small_folder, tmp_path / "data")
+    Image.new("L", (1, 60000)).save(root / "train" / "a" / "thread.png")
+    argv = imagenet_selection(root, "", tmp_path / "run", "MODEL.ARCH", "pixels")
+    script(IMAGENET, *argv, "DATASET.UNREADABLE", "skip", "DATASET.IMAGE_SIZE", 224)
+    (row,) = table(tmp_path / "run" / "unreadable.csv")
+    assert row["ImageID"] == "a/thread.png"
+    assert "is too long for its width, 1 × 60000 pixels; crop it" in row["Reason"]
 
 
 def test_a_subset_of_classes(small_folder, weights, tmp_path, script, capsys):
@@ -264,15 +285,14 @@ def test_the_originals_commands_run_as_printed(tmp_path):
     for i in range(3000):
         path = tmp_path / "data" / "ImageNet" / "train" / f"n{i % 10:08}" / f"{i:05}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        Image.new("RGB", (20, 16), (i % 256, i // 256, 90)).save(path)
     stage = tmp_path / "selective_labeling"
-    # From this process there are no pictures: empty files cannot be shown in a report.
     for run, command in (
         ("imagenet_usl_moco_0.2", "usl-imagenet.py"),
         ("imagenet_usl_clip_0.2", "usl-imagenet.py --cfg configs/ImageNet_usl_clip_0.2.yaml"),
     ):
         released(stage / "saved" / run, 3000)
-        script = [sys.executable, "-c", WITHOUT_REPORT, *command.split()]
+        script = [sys.executable, *command.split()]
         done = subprocess.run(script, cwd=stage, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         picks = np.load(stage / "saved" / run / "selected_indices_2911_0.npy")
@@ -281,13 +301,22 @@ def test_the_originals_commands_run_as_printed(tmp_path):
         rest = table(stage / "saved" / run / f"train_99.8p_gen_{run}_index.csv")
         assert len(rows) == 2911 and len(rest) == 89
         assert rows[0]["ImageID"].startswith("n00000000/")
+        assert (stage / "saved" / run / "report.html").read_text().count("n00000000/") > 30
 
 
-WITHOUT_REPORT = """
-import runpy, sys
-import usl.stages.selection as selection
-selection.write_selection_report = lambda *args, **options: None
-selection.feature_map = lambda *args: None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+@pytest.mark.usefixtures("no_pictures")
+def test_a_report_shows_what_can_be_shown(small_folder, tmp_path, script, monkeypatch):
+    """A pick whose file has gone by then ends no run."""
+    from usl.report.selection import write_selection_report
+
+    monkeypatch.setattr("usl.stages.selection.write_selection_report", write_selection_report)
+    root = shutil.copytree(small_folder, tmp_path / "data")
+    (root / "train" / "a" / "0.png").write_bytes(b"")
+    argv = (
+        "--cfg", "configs/ImageNet_random_0.2.yaml", "--opts", "DATASET.NAME", "folder",
+        "DATASET.ROOT_DIR", root, "RUN_DIR", tmp_path / "run", "RANDOM.NUM_SELECTED_SAMPLES", 36,
+    )  # fmt: skip
+    script(IMAGENET_RANDOM, *argv)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert report.count("<img src=") == 35 and "a/0.png" in report
+    assert "no picture in the report: cannot read" in (tmp_path / "run" / "run.log").read_text()

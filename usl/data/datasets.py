@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from usl.artifacts import fingerprint
 from usl.data import readers
 from usl.data.folder import FolderDataset, open_folder
+from usl.data.images import open_images
 from usl.errors import InputError
 
 
@@ -167,5 +168,6 @@ DATASETS: dict[str, Callable[..., AnyDataset]] = {
     "cifar100": partial(_cifar, readers.CIFAR100),
     "fashion-mnist": _fashion_mnist,
     "digits": _digits,
+    "images": open_images,
     **{name: partial(open_folder, name, as_seen=as_seen) for name, as_seen in FOLDERS.items()},
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +12,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from usl.errors import InputError
 
+HEIF = (".heic", ".heif")
+# Of the machine, not of a file: too many open files, no memory.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
-def read_image(path: Path, *, as_seen: bool = False, at_least: int | None = None) -> Image.Image:
-    """Decode an image file of any mode as RGB.
+
+def read_image(
+    path: Path,
+    *,
+    content: bytes | None = None,
+    as_seen: bool = False,
+    at_least: int | None = None,
+) -> Image.Image:
+    """Decode an image file of any mode as RGB; of an animation the first picture.
 
     Parameters
     ----------
     path : Path
+    content : bytes, optional
+        What is in the file, where that is no file of its own; ``path`` then names it in errors.
     as_seen : bool
         As people see the picture: turned as its EXIF orientation says, levels of more than 8 bits
         scaled down, transparent parts on white. Else as torchvision's ImageFolder reads it: not
@@ -29,7 +44,9 @@ def read_image(path: Path, *, as_seen: bool = False, at_least: int | None = None
         Not there, no image, damaged, truncated, or so large that PIL refuses it.
     """
     try:
-        with Image.open(path) as picture:
+        if path.suffix.lower() in HEIF:
+            register_heif()
+        with Image.open(path if content is None else io.BytesIO(content)) as picture:
             if at_least is not None:
                 picture.draft("RGB", (at_least, at_least))
             if as_seen:
@@ -40,11 +57,26 @@ def read_image(path: Path, *, as_seen: bool = False, at_least: int | None = None
     except UnidentifiedImageError:
         reason = "it is in no known format"
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         reason = error.strerror or str(error)
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise errors of any kind on damaged files
         reason = f"{error or type(error).__name__}"
     reason = " ".join(reason.split()).rstrip(".")
     raise InputError(f"cannot read image {path}: {reason}; replace it, or move it elsewhere")
+
+
+@cache
+def register_heif() -> bool:
+    """Let PIL read HEIC, if pillow-heif is installed; whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:

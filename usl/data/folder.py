@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from usl.data.archive import Archive
 from usl.data.decode import read_image
 from usl.data.listing import (
     find_images,
@@ -57,6 +58,8 @@ class FolderDataset:
         What a person should know, such as the files that are left out.
     present : bool
         Whether the files are there; else only their names are known.
+    archive : Archive, optional
+        Where the files are, instead of ``folder``, which is then the archive's path.
     """
 
     name: str
@@ -69,6 +72,7 @@ class FolderDataset:
     workers: int = 1
     remarks: tuple[str, ...] = ()
     present: bool = True
+    archive: Archive | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -101,11 +105,11 @@ class FolderDataset:
             )
 
         def result(row: int) -> Result:
-            path = self.folder / self.paths[row]
-            picture = read_image(path, as_seen=self.as_seen)
+            picture = self._image(row)
             try:
                 return use(picture)
             except InputError as error:
+                path = self.folder / self.paths[row]
                 raise InputError(f"image {path} {error}, or move it elsewhere") from None
 
         def some_result(row: int) -> Result:
@@ -124,10 +128,29 @@ class FolderDataset:
         """
         if not self.present:
             return None
-        path = self.folder / self.paths[index]
-        small = read_image(path, as_seen=self.as_seen, at_least=2 * PICTURE)
+        small = self._image(index, at_least=2 * PICTURE)
         small.thumbnail((PICTURE, PICTURE))
         return np.asarray(small)
+
+    def content(self, index: int) -> bytes:
+        """The bytes of a file.
+
+        Raises
+        ------
+        InputError
+            It cannot be read.
+        """
+        if self.archive is not None:
+            return self.archive.read(self.paths[index])
+        try:
+            return (self.folder / self.paths[index]).read_bytes()
+        except OSError as error:
+            raise unreadable(error) from None
+
+    def _image(self, row: int, *, at_least: int | None = None) -> Image.Image:
+        content = None if self.archive is None else self.archive.read(self.paths[row])
+        path = self.folder / self.paths[row]
+        return read_image(path, content=content, as_seen=self.as_seen, at_least=at_least)
 
     def fingerprint(self) -> str:
         """SHA-256 of what tells the images apart without reading them.
@@ -143,14 +166,24 @@ class FolderDataset:
         # The two readings make different pixels of the same files.
         digest = hashlib.sha256(b"as seen\n" if self.as_seen else b"")
         if not self.present:
-            return hashlib.sha256("\n".join(self.paths).encode()).hexdigest()
+            return self.names_fingerprint()
+        if self.archive is not None:
+            found = os.stat(self.folder)
+            digest.update(f"{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            digest.update("\n".join(self.paths).encode())
+            return digest.hexdigest()
         for path in self.paths:
             try:
                 found = os.stat(os.path.join(self.folder, path))
-            except OSError as error:
-                raise unreadable(error) from None
-            digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            except OSError:
+                # Whoever decodes it says so.
+                digest.update(f"{path}\0absent\n".encode())
         return digest.hexdigest()
+
+    def names_fingerprint(self) -> str:
+        """SHA-256 of the names of the files, whatever is in them."""
+        return hashlib.sha256("\n".join(self.paths).encode()).hexdigest()
 
 
 def open_folder(
@@ -201,8 +234,13 @@ def open_folder(
     folder = root / ("train" if split == "train" else "val")
     kept = None if subset is None else read_subset(subset)
     present = folder.is_dir()
-    if image_list is not None and split == "train":
+    if image_list is not None:
         listing = read_image_list(image_list, kept)
+        # The labels of both splits are ranks among the classes of the list.
+        kept = list(listing.classes) or None
+    if image_list is not None and split == "train":
+        if present:
+            _check_files(listing.paths, folder, image_list)
     elif not present:
         raise InputError(
             f"{name} is not in `root` {root}: there is no folder {folder}; put the images there, "
@@ -224,6 +262,16 @@ def open_folder(
         listing.remarks,
         present,
     )
+
+
+def _check_files(paths: Sequence[str], folder: Path, image_list: Path) -> None:
+    """Raise InputError if a list names files that are not there."""
+    absent = [path for path in paths if not os.path.lexists(os.path.join(folder, path))]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise InputError(
+            f"{image_list} (`image_list`) names {absent[0]}{more}, not in {folder}; mend the list"
+        )
 
 
 def _check_classes(folder: Path, classes: Sequence[str], train: Path) -> None:

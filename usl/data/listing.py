@@ -72,9 +72,9 @@ def find_images(folder: Path, subset: Sequence[str] | None = None) -> Listing:
         for label, class_name in enumerate(classes):
             inside = sorted_files(folder, class_name)
             images = [path for path in inside if is_image(path)]
-            left = Counter(_kind(path) for path in inside if not is_image(path))
+            left = Counter(kind(path) for path in inside if not is_image(path))
             if not images:
-                found = f", only {_counted(left)}" if left else ""
+                found = f", only {counted(left)}" if left else ""
                 raise InputError(
                     f"class folder {folder / class_name} has no images ({', '.join(EXTENSIONS)})"
                     f"{found}; convert its files, or move the folder out of {folder}"
@@ -85,7 +85,7 @@ def find_images(folder: Path, subset: Sequence[str] | None = None) -> Listing:
     except OSError as error:
         raise unreadable(error) from None
     side_by_side = [file for file in loose if is_image(file)]
-    others += Counter(_kind(file) for file in loose if not is_image(file))
+    others += Counter(kind(file) for file in loose if not is_image(file))
     if side_by_side and classes:
         raise InputError(
             f"{folder} has images, such as {side_by_side[0]}, beside folders, such as {classes[0]};"
@@ -93,12 +93,12 @@ def find_images(folder: Path, subset: Sequence[str] | None = None) -> Listing:
         )
     paths += side_by_side
     if not paths:
-        found = f", only {_counted(others)}" if others else ""
+        found = f", only {counted(others)}" if others else ""
         raise InputError(f"{folder} has no images ({', '.join(EXTENSIONS)}){found}; put some there")
     for path in paths:
         if not _is_text(path):
             raise InputError(f"the name of {path!r} in {folder} is not UTF-8; rename it")
-    remarks = (f"{folder}: left out {_counted(others)}",) if others else ()
+    remarks = (f"{folder}: left out {counted(others)}",) if others else ()
     return Listing(tuple(paths), tuple(labels) if classes else None, tuple(classes), remarks)
 
 
@@ -120,8 +120,12 @@ def read_image_list(path: Path, subset: Sequence[str] | None = None) -> Listing:
     lines = [(number, line) for number, line in enumerate(_lines(path), start=1) if line.strip()]
     known: dict[str, int] = {}
     for number, line in lines:
-        name = line.strip().removeprefix("./")
+        name = line.strip()
+        if name in (".", "./"):
+            # As `find .` begins.
+            continue
         fault = _fault_of(name)
+        name = PurePosixPath(name).as_posix()
         if name in known:
             fault = f"is on line {known[name]} too; name each image once"
         if fault:
@@ -138,6 +142,8 @@ def read_image_list(path: Path, subset: Sequence[str] | None = None) -> Listing:
     ordered = sorted(known, key=_order)
     remarks = () if ordered == list(known) else (f"{path}: sorted, as torchvision orders images",)
     if flat:
+        if subset is not None:
+            raise InputError(f"{path} has no classes, so `subset` keeps none; write class/file")
         return Listing(tuple(ordered), None, (), remarks)
     classes = sorted({name.partition("/")[0] for name in ordered})
     if subset is not None:
@@ -168,6 +174,8 @@ def read_subset(path: Path) -> list[str]:
 def _fault_of(name: str) -> str:
     """What is wrong with a line of an image list; empty if nothing is."""
     parts = PurePosixPath(name).parts
+    if "\0" in name:
+        return "holds a zero byte; write class/file"
     if "\\" in name or name.startswith("/") or ".." in parts or ":" in parts[0]:
         return "leads out of the folder of the images; write class/file"
     if not is_image(name):
@@ -215,7 +223,7 @@ def sorted_files(folder: Path, name: str) -> list[str]:
     """Paths of all files below ``folder/name``, from ``folder`` on, in ImageFolder's order."""
     return [
         f"{Path(where).relative_to(folder).as_posix()}/{file}"
-        for where, files in sorted(_walk(folder / name))
+        for where, files in sorted(walk(folder / name))
         for file in sorted(files)
         if not is_leftover(file)
     ]
@@ -237,17 +245,18 @@ def unreadable(error: OSError) -> InputError:
     return InputError(f"cannot read {error.filename}: {reason}; see that it can be read")
 
 
-def _kind(path: str) -> str:
+def kind(path: str) -> str:
+    """What a file is counted as: its extension."""
     return Path(path).suffix.lower() or "without an extension"
 
 
-def _counted(kinds: Counter[str]) -> str:
+def counted(kinds: Counter[str]) -> str:
     """How many files of each extension, the commonest first: ``3 .heic, 1 .txt``."""
     common = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {kind}" for kind, count in common)
 
 
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder from ``top`` down, links followed, with its files."""
 
     def fail(error: OSError) -> None:

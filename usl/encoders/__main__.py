@@ -26,13 +26,22 @@ def main() -> None:
     patterns = parser.parse_args().pattern
     names = encoder_names()
     wanted = patterns or list(ENCODERS)
-    chosen = [name for name in names if any(fnmatch.fnmatchcase(name, one) for one in wanted)]
+    # The tag of a name, after the dot, need not be given.
+    chosen = [
+        name
+        for name in names
+        if any(fnmatch.fnmatchcase(text, one) for one in wanted for text in {name, _untagged(name)})
+    ]
     if not chosen:
         raise InputError(f"no encoder is called {' or '.join(patterns)}; try 'timm/*vit_small*'")
     width = max(map(len, chosen))
     print(f"{'encoder':{width}}  dimensions  side")
     for name in chosen:
-        dim, side = describe(name)
+        try:
+            dim, side = describe(name)
+        except InputError:
+            # One without a classifier to take off, or not for square images.
+            dim, side = "-", "-"
         print(f"{name:{width}}  {dim:>10}  {side:>4}")
     if not patterns:
         of_timm = sum(name.startswith("timm/") for name in names)
@@ -42,6 +51,11 @@ def main() -> None:
             "'timm/*dinov2*'",
             file=sys.stderr,
         )
+
+
+def _untagged(name: str) -> str:
+    library, slash, inner = name.partition("/")
+    return library + slash + inner.partition(".")[0]
 
 
 if __name__ == "__main__":

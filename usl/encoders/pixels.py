@@ -34,12 +34,19 @@ class Pixels(nn.Module):
         return F.normalize((x - self.mean).flatten(1))
 
 
-def mean_image(dataset: AnyDataset, preprocess: Preprocess) -> Tensor:
-    """The mean of all images, (C, H, W), float32, from sums in float64."""
+def mean_image(
+    dataset: AnyDataset, preprocess: Preprocess, *, skip_unreadable: bool = False
+) -> Tensor:
+    """The mean of all images, (C, H, W), float32, from sums in float64.
+
+    With ``skip_unreadable``, of those that can be read; else the others are an error.
+    """
     if isinstance(dataset, ImageDataset):
         return dataset.mean()
     total = torch.zeros(3, preprocess.side, preprocess.side, dtype=torch.float64)
+    unreadable: list[int] | None = [] if skip_unreadable else None
     for start, stop in blocks(len(dataset), BLOCK):
-        images = preprocess.normalize(preprocess.read(dataset, start, stop))
-        total += images.double().sum(dim=0)
-    return (total / len(dataset)).float()
+        # Unreadable images are black, and add nothing.
+        images = preprocess.read(dataset, start, stop, unreadable=unreadable)
+        total += preprocess.normalize(images).double().sum(dim=0)
+    return (total / max(1, len(dataset) - len(unreadable or []))).float()

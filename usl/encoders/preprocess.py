@@ -216,9 +216,9 @@ def sizes_for(dataset: AnyDataset, side: int = 0) -> tuple[int, int]:
 
 
 def check_agreement(transform: str, preprocess: Preprocess, name: str) -> None:
-    """Raise InputError if the transform that settings name is not the preprocessing of an encoder.
+    """Raise InputError if the transform that settings name normalises in another way.
 
-    An empty name agrees with everything.
+    A name stands for mean and standard deviation only; an empty one agrees with everything.
     """
     if transform and _normalization(transform) != (preprocess.mean, preprocess.std):
         raise InputError(

@@ -84,6 +84,8 @@ class Request:
         Which weights of a checkpoint that has several.
     trust : bool
         Load checkpoints that could run code.
+    skip_unreadable : bool
+        Files that are no images do not count, where an encoder is made from the images.
     """
 
     images: AnyDataset
@@ -94,6 +96,7 @@ class Request:
     backbone_dim: int | None = None
     weights: str = "model"
     trust: bool = False
+    skip_unreadable: bool = False
 
 
 def build_encoder(name: str, request: Request) -> Encoder:
@@ -106,6 +109,8 @@ def build_encoder(name: str, request: Request) -> Encoder:
     """
     if request.side < 0:
         raise InputError(f"`side` is {request.side}; choose 0, the encoder's own, or more")
+    if request.output not in ("head", "backbone"):
+        raise InputError(f"unknown `output` {request.output!r}; choose head or backbone")
     build = ENCODERS.get(name)
     if build is None:
         _library(name)
@@ -123,7 +128,7 @@ def saved_as_it_comes(name: str) -> bool:
     """
     if name not in ENCODERS:
         _library(name)
-    return ENCODERS.get(name, _from_library) in (_from_library, _clip)
+    return name in SCALED or name not in ENCODERS
 
 
 def preprocess_for(name: str, request: Request) -> Preprocess:
@@ -138,13 +143,13 @@ def preprocess_for(name: str, request: Request) -> Preprocess:
         Unknown name of a library, or unknown transform.
     """
     if name in CLIP or name.startswith(LIBRARIES):
-        parts = _library_network(name, request.side)
+        parts = _outline(name, request.side)
         _check_transform(name, request, parts.preprocess)
         return parts.preprocess
     return preprocess_named(request.transform, request.images, side=request.side)
 
 
-def new_network(name: str, width: int, depth: int, *, cld: bool) -> nn.Module:
+def new_network(name: str, width: int, depth: int, *, cld: bool, side: int = 0) -> nn.Module:
     """An untrained network with the head, or for CLD the two heads, of pretraining.
 
     Parameters
@@ -154,6 +159,8 @@ def new_network(name: str, width: int, depth: int, *, cld: bool) -> nn.Module:
     width, depth : int
         Of the small ResNet; see :func:`usl.models.resnet_cifar.small_resnet`.
     cld : bool
+    side : int
+        Of the square that a library's network is shown; 0: its own.
 
     Raises
     ------
@@ -167,7 +174,7 @@ def new_network(name: str, width: int, depth: int, *, cld: bool) -> nn.Module:
             f"`architecture` {name!r} is not trained here{' with CLD' if cld else ''}; choose "
             f"{' or '.join(NETWORKS)}"
         )
-    parts = _library(name)(side=0)
+    parts = _library(name)(side=side)
     return Pretext(parts.network, parts.dim)
 
 
@@ -184,13 +191,18 @@ def describe(name: str) -> tuple[str, str]:
     """Dimensions of an encoder's features and side of what it sees, in words, without weights."""
     if name in OWN:
         return OWN[name]
-    try:
-        # Networks that compute while they are built cannot be built without memory.
-        with torch.device("meta"):
-            parts = _library_network(name)
-    except (InputError, NotImplementedError, RuntimeError):
-        parts = _library_network(name)
+    parts = _outline(name)
     return str(parts.dim), str(parts.preprocess.side)
+
+
+def _outline(name: str, side: int = 0) -> LibraryNetwork:
+    """A network of a library without memory for its weights, where it can be built so."""
+    try:
+        with torch.device("meta"):
+            return _library_network(name, side)
+    except (InputError, NotImplementedError, RuntimeError):
+        # Some compute while they are built.
+        return _library_network(name, side)
 
 
 def _library_network(name: str, side: int = 0) -> LibraryNetwork:
@@ -203,7 +215,8 @@ def _library(name: str) -> Callable[..., LibraryNetwork]:
     if library == "timm":
         import timm
 
-        if timm.is_model(inner) or inner in timm_names():
+        # Without a tag also networks that timm has no weights for.
+        if inner in timm_names() or ("." not in inner and timm.is_model(inner)):
             return lambda *, side: timm_network(inner, side=side)
     if library == "torchvision" and inner.partition(".")[0] in torchvision_names():
         return lambda *, side: torchvision_network(inner, side=side)
@@ -228,7 +241,8 @@ def _check_transform(name: str, request: Request, preprocess: Preprocess) -> Non
 
 def _pixels(name: str, request: Request) -> Encoder:
     preprocess = Preprocess(*sizes_for(request.images, request.side), native=True)
-    network = Pixels(mean_image(request.images, preprocess)).eval()
+    mean = mean_image(request.images, preprocess, skip_unreadable=request.skip_unreadable)
+    network = Pixels(mean).eval()
     source = {"architecture": name, "mean_of": request.images.fingerprint()}
     return Encoder(network, preprocess, network.out_dim, False, source)
 
@@ -282,6 +296,8 @@ def _source(name: str, request: Request, path: Path) -> dict[str, str]:
 
 # How the names of encoders from libraries begin.
 LIBRARIES = ("timm/", "torchvision/")
+# Those of ``ENCODERS`` whose features are saved as they come and scaled to length 1 after loading.
+SCALED = set(CLIP)
 # What the project's own encoders make and see, for lists of encoders.
 OWN = {
     "ResNet18": (str(EMBEDDING), "32"),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from usl.encoders.hub import from_hub, from_url
 from usl.encoders.library import LibraryNetwork
@@ -72,11 +72,11 @@ def _network(
     import timm
     from timm import data
 
-    found = timm.models.get_pretrained_cfg(name)
-    if side and found is not None and found.fixed_input_size:
-        # Position embeddings of this size; those of a checkpoint are resampled by its converter.
-        options = options | {"img_size": side}
     try:
+        found = timm.models.get_pretrained_cfg(name)
+        if side and found is not None and found.fixed_input_size:
+            # Position embeddings of this size; the converter resamples those of a checkpoint.
+            options = options | {"img_size": side}
         network: Any = timm.create_model(name, **options)
     except Exception as error:  # timm and its networks raise errors of any kind
         raise InputError(f"timm cannot build {name}: {error}; choose another") from None
@@ -105,6 +105,7 @@ def _network(
     dim = network.num_classes or getattr(network, "head_hidden_size", 0) or network.num_features
 
     def converted(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        _check_patches(network, weights)
         convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         return weights if convert is None else dict(convert(weights, network))
 
@@ -112,6 +113,19 @@ def _network(
         network, preprocess, dim, tuple(f"{head}." for head in heads),
         lambda: _published(title, known), converted,
     )  # fmt: skip
+
+
+def _check_patches(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError where patches have another size: converters would resample them too."""
+    own = network.state_dict().get("patch_embed.proj.weight")
+    patches = [
+        value
+        for name, value in weights.items()
+        if name.endswith(("patch_embed.proj.weight", "visual.conv1.weight"))
+    ]
+    for value in patches:
+        if own is not None and value.ndim == own.ndim and value.shape[-2:] != own.shape[-2:]:
+            raise ValueError(f"patches of {value.shape[-1]} pixels, not {own.shape[-1]}")
 
 
 def _published(name: str, known: dict[str, Any]) -> Path:

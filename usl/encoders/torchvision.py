@@ -14,6 +14,8 @@ from usl.errors import InputError
 
 # Networks that normalise once more where they have the published weights.
 TRANSFORMING = ("googlenet", "inception_v3")
+# Their classifiers for training, which are not built.
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def torchvision_names() -> list[str]:
@@ -46,7 +48,7 @@ def torchvision_network(name: str, *, side: int = 0) -> LibraryNetwork:
         known = ", ".join(choices.__members__)
         raise InputError(f"torchvision/{arch} has no weights {tag}; choose one of {known}")
     weights = choices[tag] if tag else choices.DEFAULT
-    options = {"transform_input": True} if arch in TRANSFORMING else {}
+    options = {"transform_input": True, "aux_logits": False} if arch in TRANSFORMING else {}
     with warnings.catch_warnings():
         # Of initial weights, which are replaced.
         warnings.simplefilter("ignore")
@@ -75,6 +77,6 @@ def torchvision_network(name: str, *, side: int = 0) -> LibraryNetwork:
         network,
         preprocess,
         last.in_features,
-        (f"{path}.",),
+        (f"{path}.", *AUXILIARY),
         lambda: from_url(f"torchvision/{name}", weights.url),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
+from usl.errors import InputError
 from usl.metrics import class_counts
 from usl.report.page import Table, write_page
 from usl.report.pictures import image_uri, map_uri, plane
+
+log = logging.getLogger("usl")
 
 # Pictures of picks of one selection; with more, the page would not open quickly.
 PICTURES = 400
@@ -128,7 +132,7 @@ def _tiles(result: Result, dataset: AnyDataset | None) -> list[dict[str, Any]]:
     for number, index in enumerate(result.picks[:PICTURES].tolist(), start=1):
         label = None if dataset.labels is None else dataset.classes[dataset.labels[index]]
         size = None if result.sizes is None else int(result.sizes[number - 1])
-        picture = dataset.picture(index)
+        picture = _picture(dataset, index)
         tiles.append(
             {
                 "number": number,
@@ -140,6 +144,15 @@ def _tiles(result: Result, dataset: AnyDataset | None) -> list[dict[str, Any]]:
             }
         )
     return tiles
+
+
+def _picture(dataset: AnyDataset, index: int) -> np.ndarray | None:
+    """A picture, or none of a file that cannot be read: a report shows what it can."""
+    try:
+        return dataset.picture(index)
+    except InputError as error:
+        log.warning("no picture in the report: %s", error)
+        return None
 
 
 def _counts(result: Result, dataset: AnyDataset | None) -> list[int] | None:

@@ -57,7 +57,8 @@ def add_recompute(c: CfgNode) -> CfgNode:
 def add_images(c: CfgNode) -> CfgNode:
     """Settings of stages that read images."""
     c.DATASET = CfgNode()
-    # cifar10, cifar100, fashion-mnist or digits.
+    # cifar10, cifar100, fashion-mnist or digits; scripts that read files also take imagenet,
+    # imagenet100 and folder: ROOT_DIR/train and ROOT_DIR/val.
     c.DATASET.NAME = ""
     # Where its files are.
     c.DATASET.ROOT_DIR = "../data"
@@ -88,9 +89,8 @@ def add_folders(c: CfgNode) -> CfgNode:
 def add_image_files(c: CfgNode) -> CfgNode:
     """Settings of stages that read image files too."""
     add_folders(c)
-    # Also imagenet, imagenet100 or folder: files below ROOT_DIR/train and ROOT_DIR/val. Side of
-    # what networks see, in pixels; 0: the encoder's own, 224 for the project's, after a resize to
-    # 256 / 224 of it.
+    # Side of what networks see of image files, in pixels; 0: the encoder's own, 224 for the
+    # project's, after a resize to 256 / 224 of it.
     c.DATASET.IMAGE_SIZE = 0
     return c
 
@@ -159,7 +159,8 @@ def begin(cfg: CfgNode, call: Call, *, save: bool = True) -> Run:
 def open_images(cfg: CfgNode, split: str) -> AnyDataset:
     """The images of a split of the DATASET settings."""
     data = cfg.DATASET
-    image_list, subset = data.get("IMAGE_LIST"), data.get("SUBSET")
+    # SUBSET alone is a key of the original's that does nothing.
+    image_list, subset = (data.IMAGE_LIST, data.SUBSET) if "IMAGE_LIST" in data else ("", "")
     images = open_dataset(
         data.NAME,
         data.ROOT_DIR,
@@ -210,6 +211,7 @@ def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) 
         backbone_dim=model.BACKBONE_DIM or None,
         weights=model.WEIGHTS if weights is None else weights,
         trust=model.TRUST_CHECKPOINT,
+        skip_unreadable=cfg.DATASET.get("UNREADABLE") == "skip",
     )
     return build_encoder(model.ARCH, request)
 

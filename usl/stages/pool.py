@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from usl.artifacts import fingerprint
 from usl.config.parse import CfgNode
@@ -15,6 +16,7 @@ from usl.config.paths import find_input, is_file
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.data.tables import ADVICE, pictures, read_table
+from usl.encoders.preprocess import Preprocess
 from usl.encoders.registry import Encoder, saved_as_it_comes
 from usl.errors import InputError
 from usl.geometry.points import as_features, not_finite, unit_rows
@@ -148,43 +150,59 @@ def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | No
         No such encoder or weights, features that do not fit, or an image that cannot be read.
     """
     skip = cfg.DATASET.get("UNREADABLE") == "skip"
-    given = {"images": images.fingerprint(), "encoder": cfg.MODEL.ARCH, "given": True}
+    known = (
+        images.names_fingerprint() if isinstance(images, FolderDataset) else images.fingerprint()
+    )
+    given = {"images": known, "encoder": cfg.MODEL.ARCH, "given": True}
     if run.given(selection.FEATURES, given):
         (values,) = run.cached([Expected(selection.FEATURES, (len(images), None))], given, list)
         assert values is not None
         scale, made_by = saved_as_it_comes(cfg.MODEL.ARCH), f"{selection.FEATURES}, given"
-        run.note(dataset=images.name, images=given["images"])
+        run.note(dataset=images.name, images=known)
+        rows = np.arange(len(images))
     else:
         encoder = encoder or encoder_of(cfg, images)
         values, source = selection.encoded(run, cfg, encoder, images, skip_unreadable=skip)
         scale, made_by = encoder.scale, str(encoder)
         log.info("encoder %s", encoder)
         run.note(dataset=images.name, **source)
-    rows = np.flatnonzero(~np.isnan(values[:, 0]))
-    if len(rows) < len(images):
-        values = values[rows]
-        save_unreadable(run, images, np.setdiff1d(np.arange(len(images)), rows))
+        rows = np.flatnonzero(~np.isnan(values[:, 0]))
+        if len(rows) < len(images):
+            values = values[rows]
+            missing = np.setdiff1d(np.arange(len(images)), rows)
+            save_unreadable(run, images, missing, encoder.preprocess)
+        else:
+            run.remove("unreadable.csv")
     features = selection.features_of(values, scale=scale, rows=rows)
     ids = images.paths if isinstance(images, FolderDataset) else None
     return Pool(features, rows, len(images), made_by, ids)
 
 
-def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray) -> None:
-    """Write ``unreadable.csv``, with the reason for each, and say how many there are."""
+def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray, preprocess: Preprocess) -> None:
+    """Write ``unreadable.csv``, with the reason for each, and name them in the log."""
     assert isinstance(images, FolderDataset)
-    reasons = images.each(rows.tolist(), lambda picture: "", instead=lambda row, error: str(error))
+
+    def read(picture: Image.Image) -> str:
+        preprocess.resized(picture)
+        return "readable again"
+
+    reasons = images.each(rows.tolist(), read, instead=lambda row, error: str(error))
     names = [images.paths[row] for row in rows.tolist()]
     table = pd.DataFrame({"Index": rows, "ImageID": names, "Reason": reasons})
     run.save_text("unreadable.csv", table.to_csv(index=False))
+    for name in names:
+        log.warning("unreadable: %s", name)
     log.warning(
-        "%d of %d images cannot be read and are never picked, such as %s; see unreadable.csv",
-        len(rows), len(images), names[0],
+        "%d of %d images cannot be read and are never picked; reasons are in unreadable.csv",
+        len(rows), len(images),
     )  # fmt: skip
 
 
 def note_pool(run: Run, pool: Pool) -> None:
     """Record which features are chosen from, and say what is odd about them."""
     run.note(size=pool.size, features=pool.features.fingerprint)
-    if len(pool.rows) < pool.size and run.folder is not None:
+    if len(pool.rows) < pool.size:
         run.save("rows.npy", pool.rows, {"features": pool.features.fingerprint})
+    else:
+        run.remove("rows.npy")
     selection.say_oddities(pool.features)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from usl.config.parse import CfgNode
+from usl.encoders.registry import new_network
 from usl.stages.inputs import add_image_files, add_images, read_neighbors, run_defaults
 from usl.stages.training import add_moco, add_training
 from usl.training.pretraining import Contrast
@@ -52,6 +54,13 @@ def pretrain_defaults() -> CfgNode:
     # Weight of the cross-level loss.
     c.GROUP.WEIGHT = 0.25
     return c
+
+
+def network_of(cfg: CfgNode) -> nn.Module:
+    """The untrained network of the MODEL settings, with its head, or for CLD its two."""
+    model = cfg.MODEL
+    side = cfg.DATASET.IMAGE_SIZE
+    return new_network(model.ARCH, model.WIDTH, model.DEPTH, cld=cfg.CLD, side=side)
 
 
 def contrast_of(cfg: CfgNode) -> Contrast:

@@ -14,12 +14,14 @@ import torch
 from usl.artifacts import fingerprint
 from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import Neighbors, backend_of, find_neighbors
 from usl.geometry.points import Points, as_features, oddities, unit_rows
 from usl.inference import Features, extract
+from usl.lists.copies import copy_picks
 from usl.lists.exports import EXPORTS, Picked, check_exports
 from usl.lists.write import index_csvs, seeded
 from usl.report.page import Table
@@ -259,6 +261,14 @@ def export_picks(
         folder = run.folder / "exports" / name
         folder.mkdir(parents=True, exist_ok=True)
         EXPORTS[name](images, picked, folder)
+
+
+def copy(run: Run, cfg: CfgNode, images: FolderDataset, picks: np.ndarray, *, seed: int) -> None:
+    """Copy the picks into RUN_DIR as PICKS_TO says; of several seeds each into its own place."""
+    form = cfg.get("PICKS_TO")
+    if form and run.folder is not None:
+        name = "picks" if len(cfg.USL.SEEDS) == 1 else f"picks_seed{seed}"
+        print(f"copies: {copy_picks(images, picks.tolist(), run.folder / name, form)}")
 
 
 def finish(

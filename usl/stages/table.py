@@ -15,6 +15,7 @@ from usl.stages import (
     compare,
     finetune,
     fixmatch,
+    images,
     mine,
     pretrain,
     random,
@@ -47,6 +48,7 @@ STAGES: dict[str, Stage] = {
     "selective_labeling/usl-imagenet.py": Stage(
         usl.usl_imagenet_defaults, "configs/ImageNet_usl_moco_0.2.yaml"
     ),
+    "selective_labeling/usl-images.py": Stage(images.images_defaults, "configs/images_usl.yaml"),
     "selective_labeling/usl-features.py": Stage(usl.features_defaults, "configs/features_usl.yaml"),
     "selective_labeling/random-cifar.py": Stage(
         random.random_defaults, "configs/cifar10_random.yaml"
@@ -97,6 +99,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "width": ("MODEL.WIDTH",),
     "id_column": ("FEATURES.ID_COLUMN",),
     "image_column": ("FEATURES.IMAGES",),
+    "picks_to": ("PICKS_TO",),
     "device": ("DEVICE",),
     "run_name": ("RUN_NAME",),
     "run_dir": ("RUN_DIR",),

@@ -170,7 +170,9 @@ def training_settings(cfg: CfgNode, images: AnyDataset) -> dict[str, Any]:
     settings = as_dict(cfg)
     for key in FREE_SETTINGS:
         settings.pop(key, None)
-    settings["DATASET"].pop("ROOT_DIR")
+    # The fingerprint of the images stands for what names them.
+    for key in ("ROOT_DIR", "IMAGE_LIST", "SUBSET"):
+        settings["DATASET"].pop(key, None)
     settings["DATALOADER"].pop("WORKERS")
     settings["DATALOADER"].pop("CACHE_GB", None)
     settings["MODEL"].pop("TRUST_CHECKPOINT", None)

@@ -7,12 +7,13 @@ from typing import Any
 
 from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.geometry.points import Points, check_budget
 from usl.lists.exports import check_exports
 from usl.lists.write import Selected, selected_csv
 from usl.report.selection import Result, print_picks
-from usl.run import Run
+from usl.run import Run, log
 from usl.selectors.usl import Regularizer
 from usl.stages import selection
 from usl.stages.inputs import (
@@ -30,7 +31,8 @@ def add_usl(c: CfgNode) -> CfgNode:
     c.USL = CfgNode()
     # The budget: how many images can be labelled.
     c.USL.NUM_SELECTED_SAMPLES = 40
-    # Neighbours that make the density, the image itself included.
+    # Neighbours that make the density, the image itself included; 0: a quarter of a mean cluster,
+    # from 10 to 400.
     c.USL.KNN_K = 400
     # Limit; k-means stops when no image changes its cluster.
     c.USL.K_MEANS_NITERS = 200
@@ -99,7 +101,8 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     for budget in budgets:
         check_budget(budget, images)
     check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
-    selection.check_neighbors(cfg.USL.KNN_K, "USL.KNN_K", cfg.KNN.BACKEND, images)
+    k = neighbors_for(cfg.USL.KNN_K, images, max(budgets))
+    selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
     unreadable = cfg.get("DATASET", {}).get("UNREADABLE", "stop")
@@ -109,6 +112,11 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
         raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
     check_exports(cfg.get("EXPORT", []))
     regularizer_of(cfg.USL.REG)
+
+
+def neighbors_for(k: int, images: int, budget: int) -> int:
+    """USL.KNN_K; for 0 a quarter of the mean cluster, between 10 and 400, of fewer images all."""
+    return k or min(images, max(10, min(400, images // (4 * budget))))
 
 
 def regularizer_of(reg: CfgNode) -> Regularizer:
@@ -155,7 +163,12 @@ def choose(
     note_pool(run, pool)
 
     # 1. How dense is the feature space around each image?
-    density = selection.neighbors(run, features, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
+    k = neighbors_for(cfg.USL.KNN_K, len(features), budget)
+    # Fewer than there are files, where some cannot be read.
+    check_budget(budget, len(features))
+    selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, len(features))
+    log.info("density from the %d nearest of %d images", k, len(features))
+    density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
     results, selected = [], []
     for seed in cfg.USL.SEEDS:
         # 2. One cluster for every label we can afford.
@@ -175,6 +188,8 @@ def choose(
             selection.export_picks(run, cfg, images, named, seed=seed)
             if csvs:
                 selection.save_csvs(run, images, named, name=cfg.RUN_NAME or "usl", seed=seed)
+        if isinstance(images, FolderDataset):
+            selection.copy(run, cfg, images, named, seed=seed)
         sizes = grouped.sizes[chosen.clusters].numpy()
         near = density.density[indices].numpy()
         selected.append(Selected(seed, named, chosen.clusters.numpy(), sizes, near))
@@ -187,7 +202,7 @@ def choose(
         run,
         results,
         title=title,
-        facts=facts | {"Neighbours": cfg.USL.KNN_K},
+        facts=facts | {"Neighbours": k},
         images=images,
         points=points,
         color=density.density,

@@ -1,0 +1,139 @@
+"""People's own images, wherever they lie: a folder of any depth, a list, a table, an archive."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+from PIL import features
+
+from usl.data.archive import SUFFIXES, Archive
+from usl.data.decode import HEIF, register_heif
+from usl.data.folder import FolderDataset
+from usl.data.listing import EXTENSIONS, counted, is_leftover, kind, unreadable, walk
+from usl.errors import InputError
+
+# What people call the column of a table that holds files.
+COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "ImageID")
+
+
+def extensions() -> tuple[str, ...]:
+    """Of the images that can be read on this machine."""
+    more = [".gif", ".jfif"]
+    if features.check("avif"):
+        more.append(".avif")
+    if register_heif():
+        more += HEIF
+    return (*EXTENSIONS, *more)
+
+
+def open_images(root: Path, split: str, *, workers: int | None = None) -> FolderDataset:
+    """Open all images of a place; they have no labels.
+
+    In the order of their paths, as Python sorts texts. What systems and programs leave behind is no
+    image; other files that are no images are counted in ``remarks``.
+
+    Parameters
+    ----------
+    root : Path
+        A folder, with all folders below; a ``.zip`` or ``.tar``; a ``.txt`` of one path a line; a
+        ``.csv`` or ``.parquet`` with a column of ``COLUMNS``. Paths of lists start at the list's
+        folder, and do not leave it.
+    split : {"train"}
+    workers : int, optional
+        Threads that decode; default as many as there are cores.
+
+    Returns
+    -------
+    FolderDataset
+
+    Raises
+    ------
+    InputError
+        Nothing there, no images, a list that names none, or a path that leads out.
+    """
+    if split != "train":
+        raise InputError(
+            "images without labels have no test images; choose another `dataset`, in folders "
+            "train and val"
+        )
+    if workers is not None and workers < 0:
+        raise InputError(f"`workers` is {workers}; choose at least 0")
+    suffix, archive, folder = root.suffix.lower(), None, root
+    if root.is_dir():
+        try:
+            found = _below(root)
+        except OSError as error:
+            raise unreadable(error) from None
+    elif not root.exists():
+        raise InputError(f"there is no folder or file `root` {root}; give the place of the images")
+    elif suffix in SUFFIXES:
+        archive = Archive(root)
+        found = [name for name in archive.names if not any(map(is_leftover, name.split("/")))]
+    elif suffix in (".txt", ".csv", ".parquet"):
+        found, folder = _listed(root), root.parent
+    else:
+        raise InputError(
+            f"`root` {root} is no folder, archive or list; give a folder, .zip, .tar, .txt, .csv "
+            "or .parquet"
+        )
+    readable = extensions()
+    paths = sorted(name for name in found if name.lower().endswith(readable))
+    others = Counter(kind(name) for name in found if not name.lower().endswith(readable))
+    if not paths:
+        only = f", only {counted(others)}" if others else ""
+        raise InputError(f"{root} has no images ({', '.join(readable)}){only}; give another place")
+    remarks = [f"{root}: left out {counted(others)}"] if others else []
+    if any(others[extension] for extension in HEIF):
+        remarks.append("HEIC is read where pillow-heif is installed: pip install 'usl[heif]'")
+    return FolderDataset(
+        "images", "train", folder, tuple(paths), None, (), True,
+        max(1, (os.cpu_count() or 1) if workers is None else workers), tuple(remarks),
+        archive=archive,
+    )  # fmt: skip
+
+
+def _below(folder: Path) -> list[str]:
+    """Paths of all files below a folder, links followed."""
+    return [
+        (Path(where).relative_to(folder) / name).as_posix()
+        for where, files in walk(folder)
+        for name in files
+        if not is_leftover(name)
+    ]
+
+
+def _listed(path: Path) -> list[str]:
+    """Paths that a text file or a table names, from its folder on."""
+    try:
+        if path.suffix.lower() == ".txt":
+            names: Iterable[str] = path.read_text(encoding="utf-8-sig").splitlines()
+        else:
+            reads = pd.read_csv if path.suffix.lower() == ".csv" else pd.read_parquet
+            table = reads(path)
+            column = next((name for name in COLUMNS if name in table), None)
+            if column is None:
+                raise InputError(f"{path} has no column {', '.join(COLUMNS)}; name its paths so")
+            names = table[column].dropna().astype(str)
+    except InputError:
+        raise
+    except ImportError:
+        raise InputError(f"reading {path} needs pyarrow; pip install 'usl[parquet]'") from None
+    except Exception as error:  # parsers raise errors of any kind
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read {path}: {reason}; give a list of paths") from None
+    return list(dict.fromkeys(_inside(name.strip(), path) for name in names if name.strip()))
+
+
+def _inside(name: str, listed: Path) -> str:
+    """A path of a list, from the list's folder on."""
+    folder = PurePosixPath(listed.absolute().parent.as_posix())
+    path = PurePosixPath(name)
+    if path.is_absolute() and path.is_relative_to(folder):
+        path = path.relative_to(folder)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{listed} names {name!r}, outside its folder; move the list above it")
+    return path.as_posix()

@@ -1,0 +1,48 @@
+"""Anyone's own images: the settings and steps of ``usl-images.py``."""
+
+from __future__ import annotations
+
+from usl.config.parse import CfgNode
+from usl.data.folder import FolderDataset
+from usl.errors import InputError
+from usl.lists.copies import check_form
+from usl.stages.inputs import open_images
+from usl.stages.usl import usl_imagenet_defaults
+
+
+def images_defaults() -> CfgNode:
+    """Settings of ``usl-images.py``."""
+    c = usl_imagenet_defaults()
+    for key in ("IMAGE_LIST", "SUBSET"):
+        del c.DATASET[key]
+    # images, which takes all there are; or folder, for ROOT_DIR/train with one folder a class.
+    c.DATASET.NAME = "images"
+    # A folder, with all folders below; a .zip or .tar; a .txt of one path a line; a .csv or
+    # .parquet with a column path.
+    c.DATASET.ROOT_DIR = ""
+    # Files that are no images: skip lists them in unreadable.csv and never picks them; or stop.
+    c.DATASET.UNREADABLE = "skip"
+    # As of usl/encoders/registry.py; pixels needs no weights.
+    c.MODEL.ARCH = "timm/vit_small_patch14_dinov2.lvd142m"
+    c.USL.KNN_K = 0
+    c.USL.SEEDS = [1]
+    # Copies of the picks, under their names, in RUN_DIR: folder, zip, or empty for none.
+    c.PICKS_TO = ""
+    return c
+
+
+def open_own(cfg: CfgNode) -> FolderDataset:
+    """The images of DATASET.ROOT_DIR.
+
+    Raises
+    ------
+    InputError
+        No place given, none there, a data set that is not of files, or an unknown PICKS_TO.
+    """
+    check_form(cfg.PICKS_TO)
+    if not cfg.DATASET.ROOT_DIR:
+        raise InputError("DATASET.ROOT_DIR is empty; give the place of your images")
+    images = open_images(cfg, "train")
+    if not isinstance(images, FolderDataset):
+        raise InputError(f"DATASET.NAME is {cfg.DATASET.NAME!r}; choose images or folder")
+    return images
