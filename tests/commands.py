@@ -2,6 +2,7 @@
 
 CIFAR = "selective_labeling/usl-cifar.py"
 FEATURES = "selective_labeling/usl-features.py"
+IMAGES = "selective_labeling/usl-images.py"
 RANDOM = "selective_labeling/random-cifar.py"
 IMAGENET = "selective_labeling/usl-imagenet.py"
 IMAGENET_RANDOM = "selective_labeling/random-imagenet.py"
