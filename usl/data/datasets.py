@@ -86,6 +86,10 @@ class ImageDataset:
         picture: np.ndarray = self.images[index].astype(np.uint16) * 255 // self.max_value
         return picture.astype(np.uint8)
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Width and height of an image, in pixels."""
+        return self.images.shape[2], self.images.shape[1]
+
     def fingerprint(self) -> str:
         """SHA-256 of the images; labels do not matter to a selection."""
         return fingerprint(self.images)

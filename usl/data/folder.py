@@ -132,6 +132,10 @@ class FolderDataset:
         small.thumbnail((PICTURE, PICTURE))
         return np.asarray(small)
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Width and height of an image, in pixels, as it is read."""
+        return self._image(index).size
+
     def content(self, index: int) -> bytes:
         """The bytes of a file.
 

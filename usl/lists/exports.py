@@ -5,15 +5,20 @@ To add one, write a function like those below and enter it in ``EXPORTS``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from usl.artifacts import save_array, save_text
+from usl.artifacts import replacing, save_array, save_text
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.errors import InputError
+from usl.lists.copies import copy_picks
+from usl.lists.labelstudio import LOCAL_FILES, write_tasks
 from usl.lists.write import index_csvs, seeded
 
 
@@ -28,11 +33,17 @@ class Picked:
         Of the run.
     seed : int
         Or, for USL-T, the head.
+    classes : tuple of str
+        What people may answer; without any the data set's classes.
+    prefix : str
+        What Label Studio finds before the names of files.
     """
 
     indices: np.ndarray
     name: str
     seed: int
+    classes: tuple[str, ...] = ()
+    prefix: str = LOCAL_FILES
 
 
 def check_exports(names: list[str]) -> None:
@@ -64,9 +75,65 @@ def _torchssl(images: AnyDataset, picks: Picked, folder: Path) -> None:
     save_array(inner / "sampled_label_idx.npy", picks.indices)
 
 
+def _labelstudio(images: AnyDataset, picks: Picked, folder: Path) -> None:
+    """Tasks and interface for a project of Label Studio, one folder a seed."""
+    inner = folder / f"seed{picks.seed}"
+    inner.mkdir(exist_ok=True)
+    write_tasks(
+        inner, _files(images, picks, inner), classes=picks.classes or images.classes,
+        prefix=picks.prefix,
+    )  # fmt: skip
+
+
+def _coco(images: AnyDataset, picks: Picked, folder: Path) -> None:
+    """COCO's JSON of the picks, without annotations, one file a seed."""
+    rows = []
+    for index, name in _files(images, picks, folder):
+        picture = images.size_of(index)
+        rows.append({"id": index, "file_name": name, "width": picture[0], "height": picture[1]})
+    kinds = [{"id": i, "name": name} for i, name in enumerate(picks.classes or images.classes)]
+    content = {"images": rows, "annotations": [], "categories": kinds}
+    save_text(folder / f"picks_seed{picks.seed}.json", json.dumps(content, indent=1) + "\n")
+
+
+def _folders(images: AnyDataset, picks: Picked, folder: Path) -> None:
+    """Copies of the picks in ``unlabelled/``, to be moved into the folder of their class."""
+    inner = folder / f"seed{picks.seed}"
+    inner.mkdir(exist_ok=True)
+    for name in picks.classes or images.classes:
+        (inner / name.replace("/", "-")).mkdir(exist_ok=True)
+    if isinstance(images, FolderDataset):
+        copy_picks(images, picks.indices.tolist(), inner / "unlabelled", "folder")
+    else:
+        _pictures(images, picks, inner / "unlabelled")
+
+
+def _files(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int, str]]:
+    """Index and file of each pick; images in memory are written to ``folder/images``."""
+    if isinstance(images, FolderDataset):
+        return [(index, images.paths[index]) for index in picks.indices.tolist()]
+    return _pictures(images, picks, folder / "images")
+
+
+def _pictures(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int, str]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in picks.indices.tolist():
+        picture = images.picture(index)
+        assert picture is not None
+        level = picture[..., 0] if picture.shape[-1] == 1 else picture
+        with replacing(folder / f"{index}.png") as file:
+            Image.fromarray(level).save(file, "PNG")
+        rows.append((index, f"{index}.png"))
+    return rows
+
+
 # By name: ``f(images, picks, folder)``, which writes files into a folder that is there.
 EXPORTS: dict[str, Callable[[AnyDataset, Picked, Path], None]] = {
     "eman": _eman,
     "usb": _usb,
     "torchssl": _torchssl,
+    "labelstudio": _labelstudio,
+    "coco": _coco,
+    "folders": _folders,
 }

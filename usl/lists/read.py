@@ -16,7 +16,8 @@ from usl.artifacts import fingerprint, load_array
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
-from usl.lists.write import image_ids
+from usl.lists.labelstudio import is_export, read_answers
+from usl.lists.write import harmless, image_ids
 from usl.selectors.by_cluster import stratified_picks
 
 # Items that an error lists before it counts the rest.
@@ -69,7 +70,8 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
         ``.npy``: indices, (B,) integers. ``.csv``: a column ``Index``; with a column ``Label`` its
         answers, numbers or names of classes, replace the data set's; ``LabelIndex`` holds numbers
         only and ``LabelName`` names only, for classes whose names are numbers. Whatever else names
-        an image (``ImageID``, ``path``, ``file``, …) must agree with the data set.
+        an image (``ImageID``, ``path``, ``file``, …) must agree with the data set. Or an export of
+        Label Studio, ``.json`` or ``.csv``, see :func:`usl.lists.labelstudio.read_answers`.
     images : ImageDataset or FolderDataset
         The training images. They need labels of their own only for a list without.
 
@@ -83,6 +85,8 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
         Unreadable, empty, without the column, an index that is no image's or comes twice, a name
         of another image, a label that is no class or could mean two, or no label at all.
     """
+    if path.suffix == ".json" or (path.suffix == ".csv" and is_export(_read_csv(path)[0])):
+        return _from_labelstudio(path, images)
     head, rows, indices = _read(path)
     _check_names(path, head, rows, indices, images)
     columns = [name for name in ANSWERS if name in head]
@@ -93,6 +97,17 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
         given = [(line, row[columns[0]]) for line, row in rows]
         answers = _classes_of(given, images.classes, path, column=columns[0])
     return _labelled(path, indices, answers, images)
+
+
+def _from_labelstudio(path: Path, images: AnyDataset) -> Labelled:
+    """The answers of an export of Label Studio; images in memory are called ``<index>.png``."""
+    files = isinstance(images, FolderDataset)
+    names = image_ids(images) if files else [f"{index}.png" for index in range(len(images))]
+    answers, remarks = read_answers(path, names)
+    rows = list(enumerate(answers.values(), start=1))
+    classes = _classes_of(rows, images.classes, path, column="Label")
+    found = _labelled(path, list(answers), classes, images)
+    return replace(found, remarks=(*found.remarks, *remarks))
 
 
 def read_indices(path: Path) -> list[int]:
@@ -223,6 +238,9 @@ def _check_names(
             continue
         for (line, row), index in zip(rows, indices, strict=True):
             given = row[column].replace("\\", "/").removeprefix("./")
+            if harmless(given[1:]) == given:
+                # As selected.csv writes what a spreadsheet would take for a formula.
+                given = given[1:]
             if not 0 <= index < len(known) or not given:
                 continue
             same = given == known[index]

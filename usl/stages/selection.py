@@ -23,6 +23,7 @@ from usl.geometry.points import Points, as_features, oddities, unit_rows
 from usl.inference import Features, extract
 from usl.lists.copies import copy_picks
 from usl.lists.exports import EXPORTS, Picked, check_exports
+from usl.lists.labelstudio import LOCAL_FILES
 from usl.lists.write import index_csvs, seeded
 from usl.report.page import Table
 from usl.report.selection import Result, feature_map, write_selection_report
@@ -40,8 +41,13 @@ SPARE_CLUSTERS = {
 
 def add_export(c: CfgNode) -> CfgNode:
     """Settings of stages that choose images."""
-    # Also write the picks as other tools read them, below RUN_DIR/exports: eman, usb, torchssl.
+    # Also write the picks as other tools read them, below RUN_DIR/exports: eman, usb, torchssl,
+    # labelstudio, coco, folders.
     c.EXPORT = []
+    # What people may answer in Label Studio, COCO and folders; empty: the data set's classes.
+    c.EXPORT_CLASSES = []
+    # What Label Studio finds before the names of files; its local files, or https://….
+    c.EXPORT_PREFIX = LOCAL_FILES
     return c
 
 
@@ -256,7 +262,13 @@ def export_picks(
     check_exports(cfg.EXPORT)
     if run.folder is None:
         return
-    picked = Picked(indices, cfg.RUN_NAME or run.folder.name, seed)
+    picked = Picked(
+        indices,
+        cfg.RUN_NAME or run.folder.name,
+        seed,
+        classes=tuple(cfg.EXPORT_CLASSES),
+        prefix=cfg.EXPORT_PREFIX,
+    )
     for name in cfg.EXPORT:
         folder = run.folder / "exports" / name
         folder.mkdir(parents=True, exist_ok=True)
