@@ -92,20 +92,27 @@ def usl(
     form="dist",
     horizon=4.0,
     exclude_own=False,
+    labelled=(),
 ):
     x = np.asarray(x, np.float64)
     d, _ = neighbors(x, k)
     density = 1.0 / np.maximum(d.mean(1), SMALLEST)
-    labels, centroids = kmeans(x, budget, seed, iterations)
-    labels = fill(x, labels, centroids, budget)
+    clusters = budget + len(labelled)
+    labels, centroids = kmeans(x, clusters, seed, iterations)
+    labels = fill(x, labels, centroids, clusters)
+    # The largest clusters without a labelled image; of equal ones the first.
+    free = [c for c in range(clusters) if c not in {labels[i] for i in labelled}]
+    free = sorted(sorted(free, key=lambda c: (-np.sum(labels == c), c))[:budget])
+    own = np.array([free.index(c) if c in free else -1 for c in labels])
     r = np.zeros(len(x))
     for round_ in range(max(1, rounds)):
         score = density - weight * r
         picks = []
-        for c in range(budget):
+        for c in free:
             members = np.flatnonzero(labels == c)
             picks.append(members[score[members].argmax()])
         if round_ < rounds - 1:
-            new = penalty(x, picks, labels, form, alpha, horizon, exclude_own)
+            together = [*picks, *labelled]
+            new = penalty(x, together, own, form, alpha, horizon, exclude_own)
             r = momentum * r + (1 - momentum) * new
     return np.array(picks), labels, density

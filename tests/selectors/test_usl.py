@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import features
 from oracles import selection as oracle
+from oracles.forms import FORMS
 
 from usl import InputError, Regularizer, select
 from usl.geometry import kmeans as kmeans_module
@@ -15,15 +16,6 @@ from usl.geometry.neighbors.exact import find_neighbors
 from usl.selectors import usl as usl_module
 from usl.selectors.random import random_picks
 from usl.selectors.usl import pick
-
-FORMS = {
-    "dist": ({"horizon": 1.5}, {"horizon_dist": 1.5}),
-    "num": ({"form": "num", "horizon": 4}, {"horizon": "num", "horizon_num": 4}),
-    "num-own": (
-        {"form": "num", "horizon": 4, "exclude_own": True},
-        {"horizon": "num", "horizon_num": 4, "exclude_same_cluster": True},
-    ),
-}
 
 
 @pytest.mark.parametrize("form", FORMS)

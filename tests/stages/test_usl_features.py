@@ -53,6 +53,7 @@ def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
         "ClusterSize",
         "Density",
         "Seed",
+        "Round",
     ]
     assert [int(row["Index"]) for row in rows] == picks
     assert [row["Rank"] for row in rows] == list("12345") and {row["Seed"] for row in rows} == {"1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -124,6 +125,70 @@ def read_indices(path: Path) -> list[int]:
         Unreadable, of another kind, or without the column.
     """
     return _read(path)[2]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Images whose labels are known already.
+
+    Attributes
+    ----------
+    rows : list of int
+    round : int
+        Of choosing, that made the list: the largest of its column ``Round``, else 1.
+    """
+
+    rows: list[int]
+    round: int = 1
+
+
+def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
+    """Read which images are labelled, whatever the labels are.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`read_labelled`. A column that names files counts more than ``Index``: images
+        may have been added since.
+    names : sequence of str, optional
+        Files of all images, (N,).
+    images : int
+        N.
+
+    Raises
+    ------
+    InputError
+        Unreadable, empty, an image that is not there, or one that comes twice.
+    """
+    if path.suffix == ".json" or (path.suffix == ".csv" and is_export(_read_csv(path)[0])):
+        if names is None:
+            raise InputError(f"{path} names files, and these images have none; give their indices")
+        return Known(list(read_answers(path, names)[0]))
+    head, table = _read_csv(path) if path.suffix == ".csv" else ([], [])
+    column = next((name for name in head if name.lower() in NAMES), None)
+    if column is not None and names is not None:
+        known = {name: row for row, name in enumerate(names)}
+        rows = []
+        for line, row in table:
+            given = row[column]
+            name = given[1:] if given not in known and harmless(given[1:]) == given else given
+            if name not in known:
+                raise InputError(
+                    f"{path}, line {line}: {column} is {given!r}, which is none of these images; "
+                    "leave it out"
+                )
+            rows.append(known[name])
+    else:
+        rows = read_indices(path)
+    wrong = [row for row in rows if not 0 <= row < images]
+    if wrong or not rows:
+        found = f"has the index {_some(wrong)}" if wrong else "lists no image"
+        raise InputError(f"{path} {found}; give indices from 0 to {images - 1}")
+    twice = [row for row, count in Counter(rows).items() if count > 1]
+    if twice:
+        raise InputError(f"{path} has image {_some(twice)} more than once; keep each once")
+    rounds = [int(row["Round"]) for _, row in table if row.get("Round", "").isdecimal()]
+    return Known(rows, max(rounds, default=1))
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[int]]:

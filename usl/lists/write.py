@@ -91,12 +91,14 @@ def index_csvs(
     }
 
 
-def selected_csv(selections: Sequence[Selected], ids: Sequence[str] | None = None) -> str:
+def selected_csv(
+    selections: Sequence[Selected], ids: Sequence[str] | None = None, *, round: int = 1
+) -> str:
     """The picks of every seed, a row a pick, for people.
 
     Columns ``Rank`` (from 1), ``Index``, ``ImageID`` where ``ids`` (N,) name the images,
-    ``Cluster``, ``ClusterSize``, ``Density``, ``Seed``. A name that a spreadsheet would take for a
-    formula begins with an apostrophe.
+    ``Cluster``, ``ClusterSize``, ``Density``, ``Seed``, ``Round``. A name that a spreadsheet would
+    take for a formula begins with an apostrophe.
     """
     parts = []
     for one in selections:
@@ -104,7 +106,7 @@ def selected_csv(selections: Sequence[Selected], ids: Sequence[str] | None = Non
         if ids is not None:
             columns["ImageID"] = [harmless(ids[pick]) for pick in one.picks.tolist()]
         columns |= {"Cluster": one.clusters, "ClusterSize": one.sizes, "Density": one.density}
-        parts.append(pd.DataFrame(columns).assign(Seed=one.seed))
+        parts.append(pd.DataFrame(columns).assign(Seed=one.seed, Round=round))
     return pd.concat(parts).to_csv(index=False)
 
 

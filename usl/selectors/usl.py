@@ -8,6 +8,7 @@ exact arithmetic in float64 for every block size, thread count and device.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,7 @@ def select(
     iterations: int = 200,
     clusters: int | None = None,
     regularizer: Regularizer | None = None,
+    labelled: Sequence[int] | Tensor = (),
     backend: str = "auto",
     device: str | torch.device = "cpu",
 ) -> Selection:
@@ -154,9 +156,12 @@ def select(
     iterations : int
         Limit of k-means.
     clusters : int, optional
-        C ≥ B; default B. The first B clusters with members are used.
+        C ≥ B; default B, and as many more as there are labelled images. The first B clusters with
+        members are used, or with ``labelled`` the B largest that none of these is in.
     regularizer : Regularizer, optional
         Default ``Regularizer()``, the paper's values for CIFAR-10.
+    labelled : sequence of int
+        Rows whose labels are known: their clusters are taken, and new picks keep away from them.
     backend : str
         See :func:`usl.geometry.neighbors.exact.find_neighbors`.
     device : str or torch.device
@@ -178,20 +183,57 @@ def select(
     Learning", ECCV 2022, section 3.
     """
     points = as_points(features, device)
-    check_budget(budget, len(points))
-    wanted = budget if clusters is None else clusters
-    if wanted < budget:
-        raise InputError(f"`clusters` is {wanted}; choose at least {budget}, the budget")
+    known = check_labelled(labelled, budget, len(points))
+    wanted = budget + len(known) if clusters is None else clusters
+    if wanted < budget + len(known):
+        raise InputError(
+            f"`clusters` is {wanted}; choose at least {budget + len(known)}, the budget and the "
+            "labelled images"
+        )
     density = find_neighbors(points, k, backend=backend).density
-    grouped = kmeans(points, wanted, seed=seed, iterations=iterations, nonempty=budget)
-    picks = pick(points, density, grouped.labels, budget, regularizer or Regularizer())
+    needed = budget + len(known)
+    grouped = kmeans(points, wanted, seed=seed, iterations=iterations, nonempty=needed)
+    reg = regularizer or Regularizer()
+    picks = pick(points, density, grouped.labels, budget, reg, labelled=known)
     return Selection(picks.indices, grouped.labels, density, picks.scores)
 
 
+def check_labelled(labelled: Sequence[int] | Tensor, budget: int, images: int) -> Tensor:
+    """Rows whose labels are known, (L,), int64, ascending, once they fit.
+
+    Raises
+    ------
+    InputError
+        A row that is none or comes twice, or fewer other images than the budget.
+    """
+    rows: Tensor = torch.unique(torch.as_tensor(labelled, dtype=torch.int64))
+    if len(rows) and not (int(rows[0]) >= 0 and int(rows[-1]) < images):
+        odd = int(rows[0] if rows[0] < 0 else rows[-1])
+        raise InputError(f"`labelled` has row {odd}; give rows from 0 to {images - 1}")
+    if len(rows):
+        others = images - len(rows)
+        if not 1 <= budget <= others:
+            raise InputError(
+                f"a budget of {budget} picks from {others} images without a label; choose 1 to "
+                f"{others}"
+            )
+    check_budget(budget, images)
+    return rows
+
+
 def pick(
-    features: Any, density: Tensor, labels: Tensor, budget: int, regularizer: Regularizer
+    features: Any,
+    density: Tensor,
+    labels: Tensor,
+    budget: int,
+    regularizer: Regularizer,
+    *,
+    labelled: Tensor | None = None,
 ) -> Picks:
     """Choose one image from each of the first ``budget`` clusters that have members.
+
+    With ``labelled`` images, from the ``budget`` largest clusters that have none of these, in index
+    order; of equal ones from the first.
 
     Parameters
     ----------
@@ -203,6 +245,8 @@ def pick(
     budget : int
         B.
     regularizer : Regularizer
+    labelled : Tensor (L,), int64, optional
+        Images whose labels are known; they count as picks in the regulariser.
 
     Returns
     -------
@@ -222,14 +266,23 @@ def pick(
         )
     if labels.min() < 0:
         raise InputError("cluster labels below 0; number the clusters from 0")
-    nonempty = torch.bincount(labels).nonzero()[:, 0]
-    if len(nonempty) < budget:
-        raise InputError(f"{len(nonempty)} clusters have members, {budget} are needed")
-    used = nonempty[:budget]
+    sizes = torch.bincount(labels)
+    nonempty = sizes.nonzero()[:, 0]
+    known = torch.empty(0, dtype=torch.int64) if labelled is None else labelled
+    if len(known):
+        # Those of labelled images are taken.
+        free = nonempty[~torch.isin(nonempty, labels[known])]
+        largest = sizes[free].argsort(descending=True, stable=True)[:budget]
+        used = free[largest].sort().values
+    else:
+        used = nonempty[:budget]
+    if len(used) < budget:
+        raise InputError(f"{len(used)} clusters have members, {budget} are needed")
     # Which of the picks is that of an image's cluster; -1 for a cluster not used.
     rank = torch.full((int(nonempty[-1]) + 1,), -1, dtype=torch.int64)
     rank[used] = torch.arange(budget)
-    indices, scores = _Picker(points, density, rank[labels], budget, regularizer).run()
+    picker = _Picker(points, density, rank[labels], budget, regularizer, known)
+    indices, scores = picker.run()
     return Picks(indices, used, scores)
 
 
@@ -243,8 +296,12 @@ class _Picker:
         assigned: Tensor,
         budget: int,
         regularizer: Regularizer,
+        labelled: Tensor,
     ) -> None:
         self.points, self.budget, self.reg = points, budget, regularizer
+        # Picks that stay, after those that are chosen.
+        self.labelled = labelled.to(points.device)
+        self.count = budget + len(labelled)
         self.density = density.to(points.device, torch.float64)
         self.assigned = assigned.to(points.device)
         self.members = (self.assigned >= 0).nonzero()[:, 0]
@@ -257,17 +314,18 @@ class _Picker:
         penalty = torch.zeros_like(self.density)
         picks = self._best(penalty)
         for _ in range(self.reg.rounds - 1):
-            self.history.append(picks)
+            together = torch.cat([picks, self.labelled])
+            self.history.append(together)
             new = torch.empty_like(penalty)
             for start, stop in blocks(len(self.points), self._rows_at_once()):
                 rows = torch.arange(start, stop, device=self.points.device)
-                new[start:stop] = self._penalty(rows, picks)
+                new[start:stop] = self._penalty(rows, together)
             penalty = self._blend(penalty, new)
             picks = self._best(penalty)
         return picks.cpu(), (self.density - self.reg.weight * penalty).cpu()
 
     def _rows_at_once(self) -> int:
-        return max(1, min(BLOCK_ROWS, SCRATCH // max(self.budget, self.points.dim)))
+        return max(1, min(BLOCK_ROWS, SCRATCH // max(self.count, self.points.dim)))
 
     def _blend(self, old: Tensor, new: Tensor) -> Tensor:
         return self.reg.momentum * old + (1 - self.reg.momentum) * new
@@ -304,7 +362,7 @@ class _Picker:
     def _exact_penalty(self, rows: Tensor, picks: Tensor) -> Tensor:
         """R' of ``rows`` from exact distances alone."""
         parts = []
-        for part in torch.split(rows, max(1, SCRATCH // (self.budget * self.points.dim))):
+        for part in torch.split(rows, max(1, SCRATCH // (self.count * self.points.dim))):
             distances = self._exact_distances(part[:, None], picks[None])
             parts.append(fold_sum(self._terms(distances, part)))
         return torch.cat(parts)
@@ -341,10 +399,10 @@ class _Picker:
         return squared_distances(self.points.exact[rows], self.points.exact[picks])
 
     def _nearest(self) -> int:
-        return min(self.reg.horizon_num, self.budget)
+        return min(self.reg.horizon_num, self.count)
 
     def _terms(self, distances: Tensor, rows: Tensor) -> Tensor:
-        """What each pick adds to R', from squared distances (n, B), which are overwritten."""
+        """What each pick adds to R', from squared distances (n, B + L), which are overwritten."""
         assigned = self.assigned[rows, None]
         if self.reg.horizon == "dist":
             distances[distances >= self.reg.horizon_dist] = FAR
@@ -361,7 +419,7 @@ class _Picker:
         """The nearest picks, equal distances in pick order, the own cluster's moved far away."""
         at_own = distances.gather(1, assigned.clamp_min(0))
         at_own = torch.where(assigned >= 0, at_own, torch.inf)
-        picks = torch.arange(self.budget, device=assigned.device)
+        picks = torch.arange(self.count, device=assigned.device)
         before = (distances < at_own) | ((distances == at_own) & (picks < assigned))
         among = before.sum(dim=1) < self._nearest()
         nearest = distances.topk(self._nearest(), dim=1, largest=False).values

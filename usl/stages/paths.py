@@ -32,5 +32,6 @@ PATHS = {
     "FEATURES.EXCLUDE": PathSetting(words=re.compile(NOT_FINITE)),
     "SIMCLR.TOPK_NEIGHBORS_PATH": PathSetting(),
     "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH": PathSetting(),
+    "USL.LABELED_INDICES_PATH": PathSetting(released="selective_labeling"),
     **LISTS,
 }

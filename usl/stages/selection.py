@@ -194,10 +194,11 @@ def clusters(
     seed: int,
     iterations: int,
     dataset: str = "",
+    labelled: int = 0,
 ) -> Clusters:
-    """One cluster for every pick, with spares for two published budgets of ``dataset``."""
+    """One cluster for every pick and labelled image, with spares for two published budgets."""
     n = len(points)
-    count = clusters_for(budget, n, dataset)
+    count = min(n, clusters_for(budget, n, dataset) + labelled)
     source = {
         "features": features.fingerprint,
         "clusters": count,
@@ -210,7 +211,7 @@ def clusters(
     ]
 
     def compute() -> list[np.ndarray]:
-        found = kmeans(points, count, seed=seed, iterations=iterations, nonempty=budget)
+        found = kmeans(points, count, seed=seed, iterations=iterations, nonempty=budget + labelled)
         return [found.labels.numpy(), found.centroids.float().numpy()]
 
     with run.timed("k-means"):
@@ -229,15 +230,19 @@ def picks(
     budget: int,
     seed: int,
     regularizer: Regularizer,
+    labelled: torch.Tensor | None = None,
 ) -> tuple[Picks, dict[str, Any]]:
     """One image from each cluster, and what it was computed from; it takes seconds."""
     with run.timed("picks"):
-        chosen = pick(points, density.density, grouped.labels, budget, regularizer)
+        chosen = pick(
+            points, density.density, grouped.labels, budget, regularizer, labelled=labelled
+        )
     source = {
         "features": features.fingerprint,
         "neighbours": fingerprint(density.mean_distances.numpy()),
         "clusters": fingerprint(grouped.labels.numpy()),
         "regularizer": vars(regularizer),
+        "labelled": [] if labelled is None else labelled.tolist(),
     }
     return chosen, source
 

@@ -100,6 +100,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "id_column": ("FEATURES.ID_COLUMN",),
     "image_column": ("FEATURES.IMAGES",),
     "picks_to": ("PICKS_TO",),
+    "labelled": ("USL.LABELED_INDICES_PATH",),
     "device": ("DEVICE",),
     "run_name": ("RUN_NAME",),
     "run_dir": ("RUN_DIR",),

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from usl.config.parse import CfgNode
+from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.geometry.points import Points, check_budget
 from usl.lists.exports import check_exports
+from usl.lists.read import read_known
 from usl.lists.write import Selected, selected_csv
 from usl.report.selection import Result, print_picks
 from usl.run import Run, log
-from usl.selectors.usl import Regularizer
+from usl.selectors.usl import Regularizer, check_labelled
 from usl.stages import selection
 from usl.stages.inputs import (
     add_image_files,
@@ -66,9 +71,17 @@ def add_neighbors(c: CfgNode) -> CfgNode:
     return c
 
 
+def add_labelled(c: CfgNode) -> CfgNode:
+    """Settings of stages that go on from labels."""
+    # Images whose labels are known already: .npy of indices, .csv with Index or a file's name, or
+    # Label Studio's export. Their clusters are taken, and as many picks as the budget are new.
+    c.USL.LABELED_INDICES_PATH = ""
+    return c
+
+
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
-    return selection.add_export(add_usl(embedding_defaults()))
+    return add_labelled(selection.add_export(add_usl(embedding_defaults())))
 
 
 def usl_imagenet_defaults() -> CfgNode:
@@ -82,7 +95,7 @@ def usl_imagenet_defaults() -> CfgNode:
 
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
-    c = add_features(add_usl(add_recompute(run_defaults())))
+    c = add_labelled(add_features(add_usl(add_recompute(run_defaults()))))
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""
@@ -133,6 +146,21 @@ def regularizer_of(reg: CfgNode) -> Regularizer:
     )
 
 
+def labelled_of(cfg: CfgNode, pool: Pool) -> tuple[torch.Tensor, int]:
+    """Rows of the pool whose labels are known, (L,), int64, and the number of this round.
+
+    Of USL.LABELED_INDICES_PATH, less those that are left out of the pool.
+    """
+    path = cfg.USL.LABELED_INDICES_PATH
+    if not path:
+        return torch.empty(0, dtype=torch.int64), 1
+    found = find_input(path, "list of labelled images (USL.LABELED_INDICES_PATH)")
+    known = read_known(found, pool.ids, pool.size)
+    rows = np.flatnonzero(np.isin(pool.rows, known.rows))
+    log.info("%d images are labelled already; round %d", len(rows), known.round + 1)
+    return torch.from_numpy(rows), known.round + 1
+
+
 def choose(
     run: Run,
     cfg: CfgNode,
@@ -159,6 +187,8 @@ def choose(
         Also write the CSVs of the labelled and of all other images.
     """
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
+    labelled, number = labelled_of(cfg, pool)
+    check_labelled(labelled, budget, len(pool.features))
     features, points = pool.features, Points(pool.features.values, run.device)
     note_pool(run, pool)
 
@@ -174,12 +204,12 @@ def choose(
         # 2. One cluster for every label we can afford.
         grouped = selection.clusters(
             run, features, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS,
-            dataset="" if images is None else images.name,
+            dataset="" if images is None else images.name, labelled=len(labelled),
         )  # fmt: skip
         # 3. From each, a dense image far from the other picks.
         chosen, source = selection.picks(
             run, features, points, density, grouped,
-            budget=budget, seed=seed, regularizer=regularizer,
+            budget=budget, seed=seed, regularizer=regularizer, labelled=labelled,
         )  # fmt: skip
         indices = chosen.indices.numpy()
         named = pool.rows[indices]
@@ -197,7 +227,7 @@ def choose(
         print_picks(results[-1], images)
 
     # 4. Show them.
-    run.save_text("selected.csv", selected_csv(selected, pool.ids))
+    run.save_text("selected.csv", selected_csv(selected, pool.ids, round=number))
     selection.finish(
         run,
         results,
