@@ -7,6 +7,8 @@ train_<percent>p_gen_<RUN_NAME>_index.csv with its complement, and report.html. 
 RUN_DIR are used; a list of file names, DATASET.IMAGE_LIST, then stands for the images.
 """
 
+from pathlib import Path
+
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
 from usl.stages import pool, usl
@@ -34,7 +36,10 @@ def main(cfg: CfgNode, call: Call) -> None:
         images=images,
         csvs=True,
         title=f"{budget} of {len(images):,} images worth labelling",
-        facts={"Data set": images.name, "Encoder": features.made_by},
+        facts={
+            "Data set": f"{images.name}, {Path(cfg.DATASET.ROOT_DIR).name}",
+            "Encoder": features.made_by,
+        },
     )
 
 

@@ -73,6 +73,7 @@ def extract(
     device: torch.device | str = "cpu",
     precision: str = "float32",
     skip_unreadable: bool = False,
+    finite: bool = False,
     shards: Path | None = None,
     source: dict[str, Any] | None = None,
     quiet: bool = False,
@@ -95,6 +96,8 @@ def extract(
         CPUs, and features then agree to two or three digits only.
     skip_unreadable : bool
         Rows of files that cannot be read become NaN; else they are an error.
+    finite : bool
+        NaN or infinite features of an image that can be read are an error.
     shards : Path, optional
         Folder where finished shards are kept; those found there are not computed again. The caller
         removes it once the features are safe.
@@ -111,7 +114,7 @@ def extract(
     ------
     InputError
         A batch size below 1, an unknown precision, an image that cannot be read, no image that can,
-        or a folder that cannot be written.
+        features that are not finite, or a folder that cannot be written.
     """
     if batch_size < 1:
         raise InputError(f"`batch_size` is {batch_size}; choose at least 1")
@@ -151,7 +154,7 @@ def extract(
                 bar.update(stop - start)
             else:
                 some = islice(loaded, math.ceil((stop - start) / batch_size))
-                part = _encode(network, some, preprocess, device, precision, bar)
+                part = _encode(network, some, preprocess, device, precision, finite, bar)
                 if path is not None:
                     save_array(path, part)
             parts.append(part)
@@ -195,6 +198,7 @@ def _encode(
     preprocess: Preprocess,
     device: torch.device | str,
     precision: str,
+    finite: bool,
     bar: tqdm[Any],
 ) -> np.ndarray:
     """Features of batches of images."""
@@ -211,7 +215,7 @@ def _encode(
         kept = torch.ones(len(found), dtype=torch.bool, device=found.device)
         kept[batch.unreadable] = False
         wrong = ~torch.isfinite(found.flatten(1)).all(dim=1) & kept
-        if wrong.any():
+        if finite and wrong.any():
             raise InputError(
                 "the network makes NaN or infinite features of image "
                 f"{batch.first + int(wrong.nonzero()[0, 0])}; set `precision` float32, or choose "

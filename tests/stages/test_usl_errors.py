@@ -52,7 +52,7 @@ def test_bad_features(tmp_path, script, name):
         (("USL.NUM_SELECTED_SAMPLES", -1), "a budget of -1 picks"),
         (("USL.NUM_SELECTED_SAMPLES", 31), "a budget of 31 picks"),
         (("USL.KNN_K", 31), "USL.KNN_K is 31; choose 1 to 30, the number of images"),
-        (("USL.KNN_K", 0), "USL.KNN_K is 0"),
+        (("USL.KNN_K", -1), "USL.KNN_K is -1"),
         (("USL.REG.HORIZON", "far"), "unknown USL.REG.HORIZON 'far'; choose dist or num"),
         (("KNN.BACKEND", "abacus"), "unknown KNN.BACKEND 'abacus'"),
         (("USL.K_MEANS_NITERS", 0), "USL.K_MEANS_NITERS is 0; choose at least 1"),

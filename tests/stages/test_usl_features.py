@@ -1,6 +1,7 @@
 """USL on tables that people bring: names, pictures, and what is written of the picks."""
 
 import csv
+import json
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,9 @@ def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
     spread = np.load(run / "mean_d_knns_3.npy")
     np.testing.assert_allclose([float(row["Density"]) for row in rows], 1 / spread[picks])
     assert (run / "report.html").read_text().count("pictures/") >= 5
+    script(FEATURES, *options(pets, run, *more, "EXPORT", "[labelstudio]"))
+    tasks = json.loads((run / "exports" / "labelstudio" / "seed1" / "tasks.json").read_text())
+    assert [task["data"]["path"] for task in tasks] == [f"pictures/{pick}.png" for pick in picks]
     # All rows: the name that a spreadsheet would take for a formula is harmless.
     script(FEATURES, *options(pets, run, *more, "USL.NUM_SELECTED_SAMPLES", 30))
     names = {row["Index"]: row["ImageID"] for row in table_of(run / "selected.csv")}
@@ -88,6 +92,7 @@ def test_a_list_of_pictures(pets, tmp_path, script, capsys):
     [
         (("FEATURES.ID_COLUMN", "id"), "has no column 'id', FEATURES.ID_COLUMN; it has name, pict"),
         (("FEATURES.IMAGES", "face"), "has no column 'face', FEATURES.IMAGES; it has name, pict"),
+        (("EXPORT", "[usb]"), "EXPORT needs the files of the rows; give FEATURES.IMAGES"),
         (("FEATURES.IMAGES", "name"), "row 0 of name, 'pet 0', is no file in .*; mend the name"),
     ],
 )

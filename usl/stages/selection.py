@@ -122,6 +122,7 @@ def encoded(
                 device=run.device,
                 precision=cfg.FEATURES.PRECISION,
                 skip_unreadable=skip_unreadable,
+                finite=True,
                 shards=shards,
                 source=source,
             )

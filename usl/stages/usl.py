@@ -95,7 +95,8 @@ def usl_imagenet_defaults() -> CfgNode:
 
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
-    c = add_labelled(add_features(add_usl(add_recompute(run_defaults()))))
+    c = selection.add_export(add_features(add_usl(add_recompute(run_defaults()))))
+    add_labelled(c)
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""
@@ -124,6 +125,8 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
     check_exports(cfg.get("EXPORT", []))
+    if cfg.get("EXPORT") and "IMAGES" in cfg.get("FEATURES", {}) and not cfg.FEATURES.IMAGES:
+        raise InputError("EXPORT needs the files of the rows; give FEATURES.IMAGES")
     regularizer_of(cfg.USL.REG)
 
 
