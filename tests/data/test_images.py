@@ -170,3 +170,12 @@ def test_archives_with_a_password_or_giants(tmp_path, monkeypatch):
     (tmp_path / "x.zip").write_bytes(raw)
     with pytest.raises(InputError, match="x.zip is protected by a password; unpack it yourself"):
         Archive(tmp_path / "x.zip")
+
+
+def test_of_many_kinds_of_files_the_commonest_are_counted(tmp_path):
+    for number in range(12):
+        for copy in range(12 - number):
+            (tmp_path / f"{copy}.x{number:02}").touch()
+    message = r"only 12 \.x00, 11 \.x01, .*, 5 \.x07 and 10 of other kinds; give another place"
+    with pytest.raises(InputError, match=message):
+        open_dataset("images", tmp_path)

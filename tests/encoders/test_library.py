@@ -223,7 +223,7 @@ def test_weights_of_another_network(tmp_path, name, weights, message):
         ("torchvision/resnet5", {}, "did you mean torchvision/resnet5"),
         ("torchvision/resnet50.V9", {}, "has no weights V9; choose one of IMAGENET1K_V1, IMAGENET"),
         ("torchvision/squeezenet1_0", {}, "has no linear last layer; choose another"),
-        ("dinov2", {}, "unknown `architecture` 'dinov2'; .*timm/NAME or torchvision/NAME"),
+        ("dinov2", {}, "unknown `architecture` 'dinov2'; did you mean timm/.*dinov2"),
         (
             "timm/test_resnet",
             {"transform": "CLD-cifar10"},

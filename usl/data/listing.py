@@ -12,6 +12,8 @@ from usl.errors import InputError
 
 # Those of torchvision's ImageFolder.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Kinds of files that are counted one by one.
+SHOWN = 8
 # What systems and programs leave in folders, beside names that begin with a dot.
 LEFTOVERS = {
     "__macosx",
@@ -253,7 +255,8 @@ def kind(path: str) -> str:
 def counted(kinds: Counter[str]) -> str:
     """How many files of each extension, the commonest first: ``3 .heic, 1 .txt``."""
     common = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} {kind}" for kind, count in common)
+    more = f" and {sum(n for _, n in common[SHOWN:])} of other kinds" if common[SHOWN:] else ""
+    return ", ".join(f"{count} {kind}" for kind, count in common[:SHOWN]) + more
 
 
 def walk(top: Path) -> Iterator[tuple[str, list[str]]]:

@@ -85,6 +85,6 @@ def from_url(name: str, url: str) -> Path:
 def _absent(name: str, where: str, reason: str) -> InputError:
     return InputError(
         f"the weights of {name} are not on this machine: looked for {where}; they cannot be "
-        f"downloaded ({reason}); give the file as `checkpoint`, or try `architecture` pixels "
-        "without"
+        f"downloaded ({reason}); give the file as `checkpoint`, or try `architecture` pixels, "
+        "which has no weights"
     )

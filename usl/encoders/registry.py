@@ -224,7 +224,8 @@ def _library(name: str) -> Callable[..., LibraryNetwork]:
     names = encoder_names()
     names = [known for known in names if known.startswith(f"{library}/")] or names
     known = {known.rpartition("/")[2].lower(): known for known in names}
-    close = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=3)
+    text = name.rpartition("/")[2].lower()
+    close = difflib.get_close_matches(text, known, n=3) or [key for key in known if text in key][:3]
     near = [known[match] for match in close]
     meant = f"did you mean {', '.join(near)}? " if near else ""
     raise InputError(
