@@ -38,7 +38,8 @@ def main(cfg: CfgNode, call: Call) -> None:
     features = selection.image_features(run, cfg, encoder, train)
     held_out = selection.image_features(run, cfg, encoder, test, name="test_feats.npy")
     points, known = Points(features.values, run.device), torch.from_numpy(train.labels)
-    density = selection.neighbors(run, features, points, k=cfg.USL.KNN_K, backend=cfg.KNN.BACKEND)
+    k = usl.neighbors_for(cfg.USL.KNN_K, len(train), max(cfg.COMPARE.BUDGETS))
+    density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
     context = Context(
         points,
         density.density,

@@ -86,9 +86,11 @@ def test_selectors_compared_on_a_folder(small_folder, weights, tmp_path, script,
     options = (
         "--cfg", "configs/imagenette_compare.yaml", "--opts", *ENCODER, "DATASET.ROOT_DIR",
         small_folder, "DATASET.IMAGE_SIZE", 32, "MODEL.PRETRAIN_PATH", weights, "RUN_DIR", tmp_path,
-        "COMPARE.BUDGETS", "[4, 8]", "USL.SEEDS", "[1, 2]", "USL.KNN_K", 5,
+        "COMPARE.BUDGETS", "[4, 8]", "USL.SEEDS", "[1, 2]", "USL.KNN_K", 0,
     )  # fmt: skip
     script(COMPARE, *options)
+    # A quarter of a mean cluster would be one image: ten at least.
+    assert np.load(tmp_path / "ind_knns_10.npy").shape == (36, 10)
     assert "k-means centres" in capsys.readouterr().out
     assert {(row["budget"], row["seed"]) for row in rows_of(tmp_path)} == {
         (budget, seed) for budget in "48" for seed in "12"

@@ -116,3 +116,10 @@ def test_images_in_memory_have_no_names(tmp_path, script, capsys):
     script(CIFAR, *argv, "USL.SEEDS", "[1, 2]", "USL.NUM_SELECTED_SAMPLES", 3)
     rows = table_of(tmp_path / "selected.csv")
     assert "ImageID" not in rows[0] and [row["Seed"] for row in rows] == list("111222")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_list_of_pictures_that_is_no_text(pets, tmp_path, script):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot read .*list.txt: .*; give a list of paths"):
+        script(FEATURES, *options(pets, tmp_path / "run", "FEATURES.IMAGES", "list.txt"))

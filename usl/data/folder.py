@@ -233,8 +233,7 @@ def open_folder(
         No such folder, a list that is none, classes that are not those of the training images, or
         see :func:`usl.data.listing.find_images`.
     """
-    if workers is not None and workers < 0:
-        raise InputError(f"`workers` is {workers}; choose at least 0")
+    threads = thread_count(workers)
     folder = root / ("train" if split == "train" else "val")
     kept = None if subset is None else read_subset(subset)
     present = folder.is_dir()
@@ -262,10 +261,23 @@ def open_folder(
         None if listing.labels is None else np.array(listing.labels, dtype=np.int64),
         listing.classes,
         as_seen,
-        max(1, (os.cpu_count() or 1) if workers is None else workers),
+        threads,
         listing.remarks,
         present,
     )
+
+
+def thread_count(workers: int | None) -> int:
+    """Threads that decode, at least 1; None: as many as there are cores.
+
+    Raises
+    ------
+    InputError
+        Fewer than 0.
+    """
+    if workers is not None and workers < 0:
+        raise InputError(f"`workers` is {workers}; choose at least 0")
+    return max(1, (os.cpu_count() or 1) if workers is None else workers)
 
 
 def _check_files(paths: Sequence[str], folder: Path, image_list: Path) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import pandas as pd
 from PIL import features
 
 from usl.data.archive import SUFFIXES, Archive
 from usl.data.decode import HEIF, register_heif
-from usl.data.folder import FolderDataset
-from usl.data.listing import EXTENSIONS, counted, is_leftover, kind, unreadable, walk
+from usl.data.folder import FolderDataset, thread_count
+from usl.data.listing import (
+    EXTENSIONS,
+    counted,
+    inside,
+    is_leftover,
+    kind,
+    unreadable,
+    walk,
+)
+from usl.data.tables import read_frame
 from usl.errors import InputError
 
 # What people call the column of a table that holds files.
@@ -60,8 +67,7 @@ def open_images(root: Path, split: str, *, workers: int | None = None) -> Folder
             "images without labels have no test images; choose another `dataset`, in folders "
             "train and val"
         )
-    if workers is not None and workers < 0:
-        raise InputError(f"`workers` is {workers}; choose at least 0")
+    threads = thread_count(workers)
     suffix, archive, folder = root.suffix.lower(), None, root
     if root.is_dir():
         try:
@@ -91,7 +97,7 @@ def open_images(root: Path, split: str, *, workers: int | None = None) -> Folder
         remarks.append("HEIC is read where pillow-heif is installed: pip install 'usl[heif]'")
     return FolderDataset(
         "images", "train", folder, tuple(paths), None, (), True,
-        max(1, (os.cpu_count() or 1) if workers is None else workers), tuple(remarks),
+        threads, tuple(remarks),
         archive=archive,
     )  # fmt: skip
 
@@ -108,32 +114,22 @@ def _below(folder: Path) -> list[str]:
 
 def _listed(path: Path) -> list[str]:
     """Paths that a text file or a table names, from its folder on."""
-    try:
-        if path.suffix.lower() == ".txt":
+    advice = "give a list of paths"
+    if path.suffix.lower() == ".txt":
+        try:
             names: Iterable[str] = path.read_text(encoding="utf-8-sig").splitlines()
-        else:
-            reads = pd.read_csv if path.suffix.lower() == ".csv" else pd.read_parquet
-            table = reads(path)
-            column = next((name for name in COLUMNS if name in table), None)
-            if column is None:
-                raise InputError(f"{path} has no column {', '.join(COLUMNS)}; name its paths so")
-            names = table[column].dropna().astype(str)
-    except InputError:
-        raise
-    except ImportError:
-        raise InputError(f"reading {path} needs pyarrow; pip install 'usl[parquet]'") from None
-    except Exception as error:  # parsers raise errors of any kind
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason}; give a list of paths") from None
-    return list(dict.fromkeys(_inside(name.strip(), path) for name in names if name.strip()))
-
-
-def _inside(name: str, listed: Path) -> str:
-    """A path of a list, from the list's folder on."""
-    folder = PurePosixPath(listed.absolute().parent.as_posix())
-    path = PurePosixPath(name)
-    if path.is_absolute() and path.is_relative_to(folder):
-        path = path.relative_to(folder)
-    if path.is_absolute() or ".." in path.parts:
-        raise InputError(f"{listed} names {name!r}, outside its folder; move the list above it")
-    return path.as_posix()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {path}: {error}; {advice}") from None
+    else:
+        table = read_frame(path, advice)
+        column = next((name for name in COLUMNS if name in table), None)
+        if column is None:
+            raise InputError(f"{path} has no column {', '.join(COLUMNS)}; name its paths so")
+        names = table[column].dropna().astype(str)
+    found = []
+    for name in filter(None, map(str.strip, names)):
+        within = inside(name, path.parent)
+        if within is None:
+            raise InputError(f"{path} names {name!r}, outside its folder; move the list above it")
+        found.append(within)
+    return list(dict.fromkeys(found))

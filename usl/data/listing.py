@@ -231,6 +231,14 @@ def sorted_files(folder: Path, name: str) -> list[str]:
     ]
 
 
+def inside(name: str, folder: Path) -> str | None:
+    """A file that a list names, from ``folder`` on; None where it lies outside."""
+    root, path = PurePosixPath(folder.absolute().as_posix()), PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() and path.is_relative_to(root):
+        path = path.relative_to(root)
+    return None if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
 def is_leftover(name: str) -> bool:
     """Whether a file or folder was left by a system or a program, and by nobody who has images."""
     return name.startswith(".") or name.lower() in LEFTOVERS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from torch import Tensor
 from usl.artifacts import load_array
 from usl.checkpoints import read_tensor
 from usl.data.folder import FolderDataset
+from usl.data.listing import inside
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -106,7 +107,7 @@ def _shards(folder: Path) -> np.ndarray:
 
 
 def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable:
-    table = _frame(path)
+    table = read_frame(path, ADVICE)
     known = ", ".join(map(str, table.columns[:12]))
     if id_column and id_column not in table:
         raise InputError(f"{path} has no column {id_column!r}, `id_column`; it has {known}")
@@ -134,17 +135,24 @@ def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable
     return FeatureTable(rest[numbers].to_numpy(np.float64), ids, images)
 
 
-def _frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, advice: str) -> pd.DataFrame:
+    """The columns of a ``.csv`` or ``.parquet``; ``advice`` ends the error of one that is none.
+
+    Raises
+    ------
+    InputError
+        Not there, damaged, or parquet without its package.
+    """
     try:
         return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; {ADVICE}") from None
+        raise InputError(f"there is no file {path}; {advice}") from None
     except ImportError:
         raise InputError(f"reading {path} needs pyarrow; pip install 'usl[parquet]'") from None
     except Exception as error:  # parsers raise errors of any kind
         reason = " ".join(str(error).split())
         raise InputError(
-            f"cannot read {path}: {reason or type(error).__name__}; {ADVICE}"
+            f"cannot read {path}: {reason or type(error).__name__}; {advice}"
         ) from None
 
 
@@ -194,10 +202,8 @@ def pictures(names: tuple[str, ...], folder: Path, where: str) -> FolderDataset:
     """
     paths = []
     for row, name in enumerate(names):
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() and path.is_relative_to(folder.as_posix()):
-            path = path.relative_to(folder.as_posix())
-        if path.is_absolute() or ".." in path.parts:
+        path = inside(name, folder)
+        if path is None:
             raise InputError(
                 f"row {row} of {where}, {name!r}, leads out of {folder}; move it there"
             )
@@ -205,5 +211,5 @@ def pictures(names: tuple[str, ...], folder: Path, where: str) -> FolderDataset:
             raise InputError(
                 f"row {row} of {where}, {name!r}, is no file in {folder}; mend the name"
             )
-        paths.append(path.as_posix())
+        paths.append(path)
     return FolderDataset("pictures", "train", folder, tuple(paths), None, (), as_seen=True)

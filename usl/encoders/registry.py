@@ -201,7 +201,7 @@ def _outline(name: str, side: int = 0) -> LibraryNetwork:
         with torch.device("meta"):
             return _library_network(name, side)
     except (InputError, NotImplementedError, RuntimeError):
-        # Some compute while they are built.
+        # Some compute while they are built; a name that is wrong is so again.
         return _library_network(name, side)
 
 

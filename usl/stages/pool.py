@@ -106,7 +106,10 @@ def read_features(section: CfgNode) -> Pool:
     values = features.numpy()
     names = table.images
     if is_file(listed):
-        names = tuple(listed.read_text(encoding="utf-8").splitlines())
+        try:
+            names = tuple(listed.read_text(encoding="utf-8-sig").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {listed}: {error}; give a list of paths") from None
         if len(names) != size:
             raise InputError(
                 f"{listed} has {len(names)} lines, and {found} {size} rows; give as many"

@@ -22,7 +22,7 @@ from usl.geometry.neighbors.exact import Neighbors, backend_of, find_neighbors
 from usl.geometry.points import Points, as_features, oddities, unit_rows
 from usl.inference import Features, extract
 from usl.lists.copies import copy_picks
-from usl.lists.exports import EXPORTS, Picked, check_exports
+from usl.lists.exports import EXPORTS, Picked
 from usl.lists.labelstudio import LOCAL_FILES
 from usl.lists.write import index_csvs, seeded
 from usl.report.page import Table
@@ -265,7 +265,6 @@ def export_picks(
     run: Run, cfg: CfgNode, images: AnyDataset, indices: np.ndarray, *, seed: int
 ) -> None:
     """Write the picks as the tools of EXPORT read them."""
-    check_exports(cfg.EXPORT)
     if run.folder is None:
         return
     picked = Picked(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from usl.cli import Call
 from usl.config.parse import CfgNode
 from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset
@@ -24,11 +25,12 @@ from usl.stages import selection
 from usl.stages.inputs import (
     add_image_files,
     add_recompute,
+    begin,
     check_seeds,
     embedding_defaults,
     run_defaults,
 )
-from usl.stages.pool import Pool, add_features, note_pool
+from usl.stages.pool import Pool, add_features, embed_pool, encoder_unless_given, note_pool
 
 
 def add_usl(c: CfgNode) -> CfgNode:
@@ -164,6 +166,30 @@ def labelled_of(cfg: CfgNode, pool: Pool) -> tuple[torch.Tensor, int]:
     return torch.from_numpy(rows), known.round + 1
 
 
+def choose_images(
+    cfg: CfgNode, call: Call, images: AnyDataset, *, title: str, csvs: bool = False
+) -> None:
+    """Embed images and choose from them; ``title`` names them in the report, ``csvs`` as below."""
+    budget = cfg.USL.NUM_SELECTED_SAMPLES
+    check_settings(cfg, [budget], len(images))
+    encoder = encoder_unless_given(cfg, images)
+    run = begin(cfg, call)
+
+    # Features of every image, in the order of the data set.
+    pool = embed_pool(run, cfg, images, encoder)
+
+    # Density, clusters, and from each cluster a dense image far from the other picks.
+    choose(
+        run,
+        cfg,
+        pool,
+        images=images,
+        csvs=csvs,
+        title=f"{budget} of {len(images):,} images worth labelling",
+        facts={"Data set": title, "Encoder": pool.made_by},
+    )
+
+
 def choose(
     run: Run,
     cfg: CfgNode,
@@ -219,8 +245,8 @@ def choose(
         selection.save_picks(run, named, budget=budget, seed=seed, source=source)
         if images is not None and "EXPORT" in cfg:
             selection.export_picks(run, cfg, images, named, seed=seed)
-            if csvs:
-                selection.save_csvs(run, images, named, name=cfg.RUN_NAME or "usl", seed=seed)
+        if images is not None and csvs:
+            selection.save_csvs(run, images, named, name=cfg.RUN_NAME or "usl", seed=seed)
         if isinstance(images, FolderDataset):
             selection.copy(run, cfg, images, named, seed=seed)
         sizes = grouped.sizes[chosen.clusters].numpy()
