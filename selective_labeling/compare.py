@@ -20,7 +20,7 @@ from usl.metrics import linear_probe, summarize, weighted_knn
 from usl.report.page import Table
 from usl.report.selection import Result
 from usl.selectors.registry import SELECTORS, Context
-from usl.stages import compare, selection, usl
+from usl.stages import compare, report, selection, usl
 from usl.stages.inputs import begin, encoder_of
 from usl.stages.table import stage
 
@@ -38,7 +38,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     features = selection.image_features(run, cfg, encoder, train)
     held_out = selection.image_features(run, cfg, encoder, test, name="test_feats.npy")
     points, known = Points(features.values, run.device), torch.from_numpy(train.labels)
-    k = usl.neighbors_for(cfg.USL.KNN_K, len(train), max(cfg.COMPARE.BUDGETS))
+    k = selection.neighbors_for(cfg.USL.KNN_K, len(train), max(cfg.COMPARE.BUDGETS))
     density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
     context = Context(
         points,
@@ -82,7 +82,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     table = summarize(results)
     print(table.to_string())
     head = ["", *(f"{budget} labels" for budget in table.columns)]
-    selection.finish(
+    report.finish(
         run,
         shown,
         title=f"{len(shown[0].picks)} of {len(train):,} images worth labelling",

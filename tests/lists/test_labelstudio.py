@@ -9,8 +9,8 @@ from helpers import make_folder, pets
 
 from usl import InputError
 from usl.data.datasets import open_dataset
+from usl.lists.answers import read_answers
 from usl.lists.exports import EXPORTS, Picked
-from usl.lists.labelstudio import read_answers
 from usl.lists.read import read_labelled
 
 NAMES = ["cat/same.png", "dog/same.png", "dog/b c&d.png", "ü 'x'.png", "top.png"]
@@ -102,7 +102,7 @@ def test_answers_become_a_list_of_labels(images, tmp_path):
     path = written(tmp_path / "a.json", answered(tasks, ["1"], ["0"], []))
     found = read_labelled(path, images)
     assert found.indices.tolist() == [2, 0] and found.labels.tolist() == [1, 0]
-    assert found.remarks == ("1 tasks have no answer",)
+    assert found.remarks == ("1 images have no answer",)
     # JSON-MIN, and CSV with the columns that Label Studio writes.
     rows = [
         {"image": t["data"]["image"], "id": 1, "choice": c}
@@ -141,7 +141,10 @@ def test_annotators_who_disagree(images, tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("/data/local-files/?d=elsewhere.png", "task 1: .* is no image of this pool; give answers"),
+        (
+            "/data/local-files/?d=elsewhere.png",
+            "image 1: .* is no image of this pool; give answers",
+        ),
         ("https://x.org/same.png", "may be 'cat/same.png' or 'dog/same.png'; give it its folder"),
     ],
 )
@@ -174,7 +177,9 @@ def test_files_that_are_no_export(images, tmp_path, content):
 
 
 def test_exports_without_answers_and_files_that_are_not_there(images, tmp_path):
-    with pytest.raises(InputError, match="a.json has no answers; label some tasks and export them"):
+    with pytest.raises(
+        InputError, match="a.json has no answers; label some images and export them"
+    ):
         read_answers(written(tmp_path / "a.json", []), images.paths)
     with pytest.raises(InputError, match="cannot read .*b.json: No such file or directory; give"):
         read_answers(tmp_path / "b.json", images.paths)

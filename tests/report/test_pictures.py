@@ -1,12 +1,25 @@
 """Pictures of a report, and the positions on its map."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import decode, make_folder, picture
 from PIL import Image
 
 from usl.data.datasets import open_dataset
-from usl.report.pictures import BACKGROUND, image_uri, plane
+from usl.report.pictures import (
+    BACKGROUND,
+    HEIGHT,
+    MARGIN,
+    WIDTH,
+    draw_map,
+    histogram_uri,
+    image_uri,
+    picture_uris,
+    plane,
+)
 from usl.report.selection import Result, write_selection_report
 
 
@@ -40,4 +53,28 @@ def test_pictures_are_small(folder_images, tmp_path):
         path, results, title="t", facts={}, command="", timings={}, dataset=folder_images
     )
     text = path.read_text()
-    assert text.count("<li><img src=") == 3 and "<br>" in text and "cat" in text
+    assert len(re.findall(r"<li [^>]*><img src=", text)) == 3 and "<br>" in text and "cat" in text
+
+
+def test_a_map_holds_every_point_and_the_picks_places():
+    positions = np.array([[0.0, 0.0], [1.0, 5.0], [2.0, 10.0], [0.5, 5.0]])
+    drawn = draw_map(positions, np.array([3.0, 1.0, 2.0, 0.0]), np.array([2, 0]))
+    assert drawn.picks == [(WIDTH - MARGIN, HEIGHT - MARGIN), (MARGIN, MARGIN)]
+    assert [len(path) > 0 for path in drawn.levels] == [True] * 4 + [False] * 2
+    # The lowest colour first.
+    assert drawn.levels[0] == f"M{MARGIN + (WIDTH - 2 * MARGIN) / 4:g} {HEIGHT / 2:g}h0"
+    assert drawn.levels[3] == f"M{MARGIN} {MARGIN}h0"
+
+
+def test_smaller_pictures_and_files_that_are_gone(folder_images, tmp_path):
+    big = np.random.RandomState(0).randint(0, 256, (90, 128, 3)).astype(np.uint8)
+    small = decode(image_uri(big, side=64))
+    assert small.shape == (45, 64, 3)
+    uris = picture_uris(replace(folder_images, paths=("no.png", *folder_images.paths[1:])), [0, 2])
+    assert uris[0] is None and uris[2].startswith("data:image/")
+
+
+def test_a_histogram_of_anything():
+    for values in (np.array([0.0, np.inf]), np.array([1.0]), np.random.RandomState(0).rand(99)):
+        assert histogram_uri(values, axis="x", mark=0.0).startswith("data:image/svg+xml")
+        assert histogram_uri(values, axis="x", mark=0.5).startswith("data:image/svg+xml")

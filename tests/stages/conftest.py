@@ -31,9 +31,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Runs in this process write no reports, whose pictures take long."""
-    for name in ("training.write_training_report", "selection.write_selection_report"):
+    for name in ("training.write_training_report", "report.write_selection_report"):
         monkeypatch.setattr(f"usl.stages.{name}", lambda *args, **options: None)
-    monkeypatch.setattr("usl.stages.selection.feature_map", lambda *args: None)
+    monkeypatch.setattr("usl.stages.report.feature_map", lambda *args: None)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from helpers import KINDS, make_folder, printed_alone, run_script
 from PIL import Image
 
 from usl import InputError
-from usl.stages.usl import neighbors_for
+from usl.stages.selection import neighbors_for
 
 ODD = {
     "plain/name with spaces.jpg": ("RGB", (60, 40)),

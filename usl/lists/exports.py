@@ -6,6 +6,7 @@ To add one, write a function like those below and enter it in ``EXPORTS``.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.lists.copies import copy_picks
+from usl.lists.cvat import write_task
 from usl.lists.labelstudio import LOCAL_FILES, write_tasks
 from usl.lists.write import index_csvs, seeded
 
@@ -85,6 +87,21 @@ def _labelstudio(images: AnyDataset, picks: Picked, folder: Path) -> None:
     )  # fmt: skip
 
 
+def _cvat(images: AnyDataset, picks: Picked, folder: Path) -> None:
+    """An archive of images, their order and the tags for a task of CVAT, one folder a seed."""
+    inner = folder / f"seed{picks.seed}"
+    inner.mkdir(exist_ok=True)
+    if isinstance(images, FolderDataset):
+        copy_picks(images, picks.indices.tolist(), inner / "images", "zip")
+        names = [images.paths[index] for index in picks.indices.tolist()]
+    else:
+        names = [name for _, name in _pictures(images, picks, inner / "images")]
+        shutil.make_archive(str(inner / "images"), "zip", inner / "images")
+        shutil.rmtree(inner / "images")
+    sizes = [images.size_of(index) for index in picks.indices.tolist()]
+    write_task(inner, list(zip(names, sizes, strict=True)), classes=picks.classes or images.classes)
+
+
 def _coco(images: AnyDataset, picks: Picked, folder: Path) -> None:
     """COCO's JSON of the picks, without annotations, one file a seed."""
     rows = []
@@ -134,6 +151,7 @@ EXPORTS: dict[str, Callable[[AnyDataset, Picked, Path], None]] = {
     "usb": _usb,
     "torchssl": _torchssl,
     "labelstudio": _labelstudio,
+    "cvat": _cvat,
     "coco": _coco,
     "folders": _folders,
 }

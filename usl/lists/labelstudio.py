@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,84 +53,23 @@ def write_tasks(
     )
 
 
-def read_answers(path: Path, names: Sequence[str]) -> tuple[dict[int, str], list[str]]:
-    """The answers of an export in JSON, JSON-MIN or CSV, by the index of the image.
-
-    Images are found by their files: the longest end of the path that one image has. Of several
-    annotators the majority counts.
-
-    Parameters
-    ----------
-    path : Path
-        ``.json`` or ``.csv``.
-    names : sequence of str
-        Files of all images, (N,).
-
-    Returns
-    -------
-    answers : dict of int to str
-        In the order of the file.
-    remarks : list of str
-        Where annotators disagree, and how many tasks have no answer.
+def read_tasks(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The file and the choices of each task of an export in JSON, JSON-MIN or CSV.
 
     Raises
     ------
     InputError
-        No export of Label Studio; a file that is no image's, or could be that of several; or
-        annotators who disagree evenly.
+        No such export.
     """
-    given = _json(path) if path.suffix == ".json" else _csv(path)
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        by_name[name.rpartition("/")[2]].append(index)
-    votes: dict[int, list[str]] = {}
-    empty = 0
-    for number, (url, answers) in enumerate(given, start=1):
-        if not answers:
-            empty += 1
-            continue
-        index = _index_of(url, names, by_name, f"{path}, task {number}")
-        votes.setdefault(index, []).extend(answers)
-    if not votes:
-        raise InputError(f"{path} has no answers; label some tasks and export them again")
-    remarks = [f"{empty} tasks have no answer"] if empty else []
-    found = {}
-    for index, choices in votes.items():
-        ranked = Counter(choices).most_common()
-        if len(ranked) > 1:
-            counted = ", ".join(f"{choice} {count}" for choice, count in ranked)
-            if ranked[0][1] == ranked[1][1]:
-                raise InputError(
-                    f"{path}: annotators disagree evenly on {names[index]!r}, {counted}; settle it"
-                )
-            remarks.append(f"annotators disagree on {names[index]}: {counted}")
-        found[index] = ranked[0][0]
-    return found, remarks
+    for url, choices in _json(path) if path.suffix == ".json" else _csv(path):
+        parts = urlsplit(url)
+        # The file is the path of the address, or for local files what d= says.
+        yield parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path), choices
 
 
 def is_export(head: Sequence[str]) -> bool:
     """Whether the columns of a CSV are those of Label Studio's export."""
     return CHOICE in head and "image" in head and "Index" not in head
-
-
-def _index_of(url: str, names: Sequence[str], by_name: dict[str, list[int]], where: str) -> int:
-    parts = urlsplit(url)
-    # The file is the path of the address, or for local files what d= says.
-    local = parse_qs(parts.query).get("d", [""])[0]
-    file = f"/{local or unquote(parts.path)}"
-    candidates = by_name.get(file.rpartition("/")[2], [])
-    fitting = [index for index in candidates if file.endswith(f"/{names[index]}")]
-    # Without the folders that the pool has above it, the name alone must do.
-    fitting = fitting or candidates
-    if not fitting:
-        raise InputError(f"{where}: {url!r} is no image of this pool; give answers to its picks")
-    longest = max(len(names[index]) for index in fitting)
-    best = [index for index in fitting if len(names[index]) == longest]
-    if len(best) > 1:
-        raise InputError(
-            f"{where}: {url!r} may be {names[best[0]]!r} or {names[best[1]]!r}; give it its folder"
-        )
-    return best[0]
 
 
 def _json(path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -17,7 +17,7 @@ from usl.artifacts import fingerprint, load_array
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
-from usl.lists.labelstudio import is_export, read_answers
+from usl.lists.answers import is_answers, read_answers
 from usl.lists.write import harmless, image_ids
 from usl.selectors.by_cluster import stratified_picks
 
@@ -72,7 +72,7 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
         answers, numbers or names of classes, replace the data set's; ``LabelIndex`` holds numbers
         only and ``LabelName`` names only, for classes whose names are numbers. Whatever else names
         an image (``ImageID``, ``path``, ``file``, …) must agree with the data set. Or an export of
-        Label Studio, ``.json`` or ``.csv``, see :func:`usl.lists.labelstudio.read_answers`.
+        Label Studio or CVAT, see :func:`usl.lists.answers.read_answers`.
     images : ImageDataset or FolderDataset
         The training images. They need labels of their own only for a list without.
 
@@ -86,8 +86,8 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
         Unreadable, empty, without the column, an index that is no image's or comes twice, a name
         of another image, a label that is no class or could mean two, or no label at all.
     """
-    if path.suffix == ".json" or (path.suffix == ".csv" and is_export(_read_csv(path)[0])):
-        return _from_labelstudio(path, images)
+    if is_answers(path, _head(path)):
+        return _from_answers(path, images)
     head, rows, indices = _read(path)
     _check_names(path, head, rows, indices, images)
     columns = [name for name in ANSWERS if name in head]
@@ -100,8 +100,8 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
     return _labelled(path, indices, answers, images)
 
 
-def _from_labelstudio(path: Path, images: AnyDataset) -> Labelled:
-    """The answers of an export of Label Studio; images in memory are called ``<index>.png``."""
+def _from_answers(path: Path, images: AnyDataset) -> Labelled:
+    """The answers of a tool's export; images in memory are called ``<index>.png``."""
     files = isinstance(images, FolderDataset)
     names = image_ids(images) if files else [f"{index}.png" for index in range(len(images))]
     answers, remarks = read_answers(path, names)
@@ -160,7 +160,7 @@ def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
     InputError
         Unreadable, empty, an image that is not there, or one that comes twice.
     """
-    if path.suffix == ".json" or (path.suffix == ".csv" and is_export(_read_csv(path)[0])):
+    if is_answers(path, _head(path)):
         if names is None:
             raise InputError(f"{path} names files, and these images have none; give their indices")
         return Known(list(read_answers(path, names)[0]))
@@ -250,6 +250,11 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {path}: {reason}; give a csv with a column Index") from None
     return head, rows
+
+
+def _head(path: Path) -> list[str]:
+    """Names of the columns of a CSV; none of other files."""
+    return _read_csv(path)[0] if path.suffix == ".csv" else []
 
 
 def _labelled(

@@ -97,21 +97,26 @@ def selected_csv(
     """The picks of every seed, a row a pick, for people.
 
     Columns ``Rank`` (from 1), ``Index``, ``ImageID`` where ``ids`` (N,) name the images,
-    ``Cluster``, ``ClusterSize``, ``Density``, ``Seed``, ``Round``. A name that a spreadsheet would
-    take for a formula begins with an apostrophe.
+    ``Cluster``, ``ClusterSize``, ``Density``, ``Seed``, ``Round``.
     """
     parts = []
     for one in selections:
         columns: dict[str, Any] = {"Rank": range(1, 1 + len(one.picks)), "Index": one.picks}
         if ids is not None:
-            columns["ImageID"] = [harmless(ids[pick]) for pick in one.picks.tolist()]
+            columns["ImageID"] = [ids[pick] for pick in one.picks.tolist()]
         columns |= {"Cluster": one.clusters, "ClusterSize": one.sizes, "Density": one.density}
         parts.append(pd.DataFrame(columns).assign(Seed=one.seed, Round=round))
-    return pd.concat(parts).to_csv(index=False)
+    return csv_for_people(pd.concat(parts))
+
+
+def csv_for_people(table: pd.DataFrame) -> str:
+    """A table as CSV whose texts no spreadsheet takes for formulas."""
+    safe = table.map(lambda cell: harmless(cell) if isinstance(cell, str) else cell)
+    return safe.to_csv(index=False)
 
 
 def harmless(name: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
+    """A text that no spreadsheet takes for a formula: one that could be begins with ``'``."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 

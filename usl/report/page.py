@@ -35,6 +35,8 @@ def write_page(
     selections: Sequence[dict[str, Any]] = (),
     color_by: str = "density",
     classes: Sequence[str] | None = None,
+    coverage: dict[str, Any] | None = None,
+    duplicates: dict[str, Any] | None = None,
 ) -> None:
     """Fill the template in; every name is escaped.
 
@@ -53,11 +55,12 @@ def write_page(
     curves : sequence of dict
         With ``title`` and ``picture``, a data URI.
     selections : sequence of dict
-        See :mod:`usl.report.selection`.
+        These and what follows are made in :mod:`usl.report.selection`.
     color_by : {"density", "confidence"}
         What the colour of their maps stands for.
     classes : sequence of str, optional
         Names for the class counts of ``selections``.
+    coverage, duplicates : dict, optional
     """
     import jinja2
 
@@ -78,6 +81,8 @@ def write_page(
         selections=selections,
         color_by=color_by,
         classes=classes,
+        coverage=coverage,
+        duplicates=duplicates,
     )
     save_text(path, page)
     log.info("wrote %s", path)

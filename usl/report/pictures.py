@@ -4,27 +4,63 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from usl.data.datasets import AnyDataset
+from usl.data.folder import PICTURE, FolderDataset, in_threads
+from usl.errors import InputError
+
+log = logging.getLogger("usl")
+
 SEED = 0
 # Images on a map, besides the picks.
 BACKGROUND = 2000
+# Of a map, in its own units, and shades of its points.
+WIDTH, HEIGHT, MARGIN, LEVELS = 800, 600, 14, 6
+# Longest side of a picture that is kept without loss, in pixels.
+LOSSLESS = 64
 
 
-def image_uri(image: np.ndarray) -> str:
-    """A small image (H, W, C), uint8, as a data URI: PNG, or JPEG if it is larger than 64 pixels.
+def picture_uris(
+    dataset: AnyDataset, indices: Sequence[int], *, side: int = PICTURE
+) -> dict[int, str | None]:
+    """Small pictures by index, as data URIs; None for a file that cannot be read.
+
+    ``side`` limits their longer side, in pixels.
+    """
+
+    def uri(index: int) -> str | None:
+        try:
+            picture = dataset.picture(index)
+        except InputError as error:
+            # A report shows what it can.
+            log.warning("no picture in the report: %s", error)
+            return None
+        return None if picture is None else image_uri(picture, side=side)
+
+    rows = sorted(set(indices))
+    workers = dataset.workers if isinstance(dataset, FolderDataset) else 1
+    return dict(zip(rows, in_threads(uri, rows, workers), strict=True))
+
+
+def image_uri(image: np.ndarray, *, side: int = PICTURE) -> str:
+    """A small image (H, W, C), uint8, as a data URI: PNG, or JPEG if it was larger than 64 pixels.
 
     A PNG of a photograph is several times as long, and a report has hundreds.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    lossless = max(picture.size) <= LOSSLESS
+    picture.thumbnail((side, side))
     buffer = io.BytesIO()
-    if max(picture.size) > 64:
-        picture.save(buffer, "JPEG", quality=85)
+    if not lossless:
+        picture.save(buffer, "JPEG", quality=80)
         return _uri(buffer, "image/jpeg")
     picture.save(buffer, "PNG", optimize=True)
     return _uri(buffer, "image/png")
@@ -66,8 +102,24 @@ def plane(features: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, positions
 
 
-def map_uri(positions: np.ndarray, color: np.ndarray, picked: np.ndarray) -> str:
-    """A map of the features as an SVG data URI: grey to blue by rank of colour, picks numbered.
+@dataclass(frozen=True)
+class FeatureMap:
+    """A map of features, ``WIDTH`` by ``HEIGHT``, as parts of an SVG.
+
+    Attributes
+    ----------
+    levels : list of str
+        Paths of points, the first those of the lowest colour; equally many each.
+    picks : list of (float, float)
+        Places of the picks, in the order of their numbers.
+    """
+
+    levels: list[str]
+    picks: list[tuple[float, float]]
+
+
+def draw_map(positions: np.ndarray, color: np.ndarray, picked: np.ndarray) -> FeatureMap:
+    """Lay out a map of the features, whose points go from light to dark by rank of colour.
 
     Parameters
     ----------
@@ -77,41 +129,65 @@ def map_uri(positions: np.ndarray, color: np.ndarray, picked: np.ndarray) -> str
     picked : ndarray, int
         Rows of the picks in ``positions``, in the order of their numbers.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 6))
-    axes = figure.add_axes((0, 0, 1, 1))
-    ranks = color.argsort().argsort() / max(len(color) - 1, 1)
-    x, y = positions.T
-    axes.scatter(x, y, c=ranks, cmap="Blues", vmin=-0.35, s=9, linewidths=0, rasterized=True)
-    few = len(picked) <= 120
-    size = 130 if few else 14
-    axes.scatter(x[picked], y[picked], c="#e4572e", s=size, edgecolors="white", zorder=2)
-    if few:
-        style: dict[str, Any] = {"color": "white", "fontsize": 6.5, "weight": "bold", "zorder": 3}
-        for number, row in enumerate(picked, start=1):
-            axes.text(x[row], y[row], str(number), ha="center", va="center_baseline", **style)
-    axes.set_axis_off()
-    axes.margins(0.03)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", dpi=150, transparent=True, metadata={"Date": None})
-    return _uri(buffer, "image/svg+xml")
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    room = np.array([WIDTH, HEIGHT]) - 2 * MARGIN
+    placed = (MARGIN + (positions - low) / np.maximum(high - low, 1e-300) * room).round(1)
+    order = color.argsort(kind="stable")
+    # A line of no length with round ends is a point.
+    levels = [
+        "".join(f"M{x:g} {y:g}h0" for x, y in placed[part].tolist())
+        for part in np.array_split(order, LEVELS)
+    ]
+    return FeatureMap(levels, [(x, y) for x, y in placed[picked].tolist()])
 
 
-def curve_uri(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, axis: str) -> str:
-    """Curves over what ``axis`` names, each a name and its (x, y), as an SVG data URI."""
-    from matplotlib.figure import Figure
+def curve_uri(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    axis: str,
+    height: str = "",
+    mark: float | None = None,
+) -> str:
+    """Curves over what ``axis`` names, each a name and its (x, y), as an SVG data URI.
 
-    figure = Figure(figsize=(5, 2.6), layout="constrained")
-    axes = figure.add_subplot()
+    ``height`` names the other axis; ``mark`` is an x to point out.
+    """
+    figure, axes = _figure(axis, mark)
+    axes.set_ylabel(height)
     for name, (x, y) in curves.items():
         few = np.size(x) < 30
         axes.plot(x, y, marker="o" if few else None, markersize=3, label=name)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8)
+    return _svg_uri(figure)
+
+
+def histogram_uri(values: np.ndarray, *, axis: str, mark: float) -> str:
+    """How often values above 0 come, on a logarithmic axis, with a mark, as an SVG data URI."""
+    figure, axes = _figure(axis, mark)
+    positive = values[np.isfinite(values) & (values > 0)]
+    if len(positive):
+        ends = np.log10([min(positive.min(), mark or np.inf), positive.max()])
+        axes.hist(positive, bins=np.logspace(ends[0] - 0.02, ends[1] + 0.02, 50))
+    axes.set_xscale("log")
+    axes.set_ylabel("images")
+    return _svg_uri(figure)
+
+
+def _figure(axis: str, mark: float | None) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    if mark:
+        axes.axvline(mark, color="#e4572e", linewidth=1)
     axes.set_xlabel(axis)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg_uri(figure: Any) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
     return _uri(buffer, "image/svg+xml")

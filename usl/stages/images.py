@@ -6,6 +6,7 @@ from usl.config.parse import CfgNode
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.lists.copies import check_form
+from usl.stages.duplicates import add_duplicates
 from usl.stages.inputs import open_images
 from usl.stages.usl import usl_imagenet_defaults
 
@@ -25,6 +26,15 @@ def images_defaults() -> CfgNode:
     # As of usl/encoders/registry.py; pixels needs no weights.
     c.MODEL.ARCH = "timm/vit_small_patch14_dinov2.lvd142m"
     c.USL.KNN_K = 0
+    # As published for CLIP's features: of the published values those that neither vanish beside
+    # the density nor outweigh it, whatever the budget; docs/own-data.md has the figures.
+    c.USL.REG.NITERS = 2
+    c.USL.REG.W = 0.05
+    c.USL.REG.MOMENTUM = 0.0
+    c.USL.REG.ALPHA = 1.0
+    c.USL.REG.HORIZON_NUM = 32
+    c.USL.REG.EXCLUDE_SAME_CLUSTER = True
+    add_duplicates(c)
     c.USL.SEEDS = [1]
     # Copies of the picks, under their names, in RUN_DIR: folder, zip, or empty for none.
     c.PICKS_TO = ""

@@ -22,6 +22,7 @@ from usl.errors import InputError
 from usl.geometry.points import as_features, not_finite, unit_rows
 from usl.inference import Features
 from usl.lists.read import read_indices
+from usl.lists.write import csv_for_people
 from usl.run import Expected, Run, log
 from usl.stages import selection
 from usl.stages.inputs import encoder_of
@@ -56,6 +57,8 @@ class Pool:
         What each of the ``size`` rows is called.
     images : FolderDataset, or None
         Their pictures, where the features came with some.
+    stand_in : ndarray (size,), int64, or None
+        For every row the one that is chosen from instead, where duplicates are left out.
     """
 
     features: Features
@@ -64,6 +67,7 @@ class Pool:
     made_by: str
     ids: tuple[str, ...] | None = None
     images: FolderDataset | None = None
+    stand_in: np.ndarray | None = None
 
 
 def read_features(section: CfgNode) -> Pool:
@@ -192,7 +196,7 @@ def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray, preprocess: 
     reasons = images.each(rows.tolist(), read, instead=lambda row, error: str(error))
     names = [images.paths[row] for row in rows.tolist()]
     table = pd.DataFrame({"Index": rows, "ImageID": names, "Reason": reasons})
-    run.save_text("unreadable.csv", table.to_csv(index=False))
+    run.save_text("unreadable.csv", csv_for_people(table))
     for name in names:
         log.warning("unreadable: %s", name)
     log.warning(

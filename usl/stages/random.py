@@ -9,7 +9,7 @@ from usl.geometry.points import check_budget
 from usl.lists.exports import check_exports
 from usl.report.selection import Result, print_picks
 from usl.selectors.random import random_picks
-from usl.stages import selection
+from usl.stages import report, selection
 from usl.stages.inputs import add_folders, begin, check_seeds, encoder_defaults
 
 
@@ -49,7 +49,7 @@ def choose_at_random(cfg: CfgNode, call: Call, images: AnyDataset, *, csvs: bool
             selection.save_csvs(run, images, picks, name="random", seed=seed)
         results.append(Result(f"seed {seed}", picks))
         print_picks(results[-1], images)
-    selection.finish(
+    report.finish(
         run,
         results,
         title=f"{budget} of {len(images):,} images, at random",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from usl.lists.copies import copy_picks
 from usl.lists.exports import EXPORTS, Picked
 from usl.lists.labelstudio import LOCAL_FILES
 from usl.lists.write import index_csvs, seeded
-from usl.report.page import Table
-from usl.report.selection import Result, feature_map, write_selection_report
 from usl.run import Expected, Run, log
 from usl.selectors.usl import Picks, Regularizer, pick
 
@@ -153,6 +150,11 @@ def check_neighbors(k: int, name: str, backend: str, images: int) -> None:
     if not 1 <= k <= images:
         raise InputError(f"{name} is {k}; choose 1 to {images}, the number of images")
     backend_of(backend)
+
+
+def neighbors_for(k: int, images: int, budget: int) -> int:
+    """``k``; for 0 a quarter of the mean cluster, between 10 and 400, of fewer images all."""
+    return k or min(images, max(10, min(400, images // (4 * budget))))
 
 
 def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: str) -> Neighbors:
@@ -286,41 +288,3 @@ def copy(run: Run, cfg: CfgNode, images: FolderDataset, picks: np.ndarray, *, se
     if form and run.folder is not None:
         name = "picks" if len(cfg.USL.SEEDS) == 1 else f"picks_seed{seed}"
         print(f"copies: {copy_picks(images, picks.tolist(), run.folder / name, form)}")
-
-
-def finish(
-    run: Run,
-    results: Sequence[Result],
-    *,
-    title: str,
-    facts: dict[str, Any],
-    images: AnyDataset | None = None,
-    points: Points | None = None,
-    color: torch.Tensor | None = None,
-    color_by: str = "density",
-    table: Table | None = None,
-) -> None:
-    """Write ``report.html``, print where it is, and close the run.
-
-    With ``points`` and ``color`` (N,), a density or a confidence, the report has a map.
-    """
-    if run.folder is not None:
-        path = run.folder / "report.html"
-        with run.timed("report"):
-            layout = None
-            if points is not None and color is not None:
-                layout = feature_map(points.host.numpy(), color.numpy(), results)
-        write_selection_report(
-            path,
-            results,
-            title=title,
-            facts=facts | {"Device": str(run.device)},
-            command=run.command,
-            timings=run.timings,
-            dataset=images,
-            maps=layout,
-            color_by=color_by,
-            table=table,
-        )
-        print(f"report: {path}", flush=True)
-    run.finish()

@@ -18,10 +18,11 @@ from usl.geometry.points import Points, check_budget
 from usl.lists.exports import check_exports
 from usl.lists.read import read_known
 from usl.lists.write import Selected, selected_csv
-from usl.report.selection import Result, print_picks
+from usl.report.selection import Duplicates, Result, print_picks
 from usl.run import Run, log
 from usl.selectors.usl import Regularizer, check_labelled
-from usl.stages import selection
+from usl.stages import report, selection
+from usl.stages.duplicates import leave_out_duplicates
 from usl.stages.inputs import (
     add_image_files,
     add_recompute,
@@ -117,7 +118,7 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     for budget in budgets:
         check_budget(budget, images)
     check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
-    k = neighbors_for(cfg.USL.KNN_K, images, max(budgets))
+    k = selection.neighbors_for(cfg.USL.KNN_K, images, max(budgets))
     selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
@@ -130,11 +131,6 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     if cfg.get("EXPORT") and "IMAGES" in cfg.get("FEATURES", {}) and not cfg.FEATURES.IMAGES:
         raise InputError("EXPORT needs the files of the rows; give FEATURES.IMAGES")
     regularizer_of(cfg.USL.REG)
-
-
-def neighbors_for(k: int, images: int, budget: int) -> int:
-    """USL.KNN_K; for 0 a quarter of the mean cluster, between 10 and 400, of fewer images all."""
-    return k or min(images, max(10, min(400, images // (4 * budget))))
 
 
 def regularizer_of(reg: CfgNode) -> Regularizer:
@@ -151,6 +147,13 @@ def regularizer_of(reg: CfgNode) -> Regularizer:
     )
 
 
+def _within(regularizer: Regularizer, budget: int) -> str:
+    """Which picks a regulariser sums over, in words."""
+    if regularizer.horizon == "num":
+        return f"the {min(budget, regularizer.horizon_num)} nearest picks"
+    return f"picks nearer than {regularizer.horizon_dist:g} (squared)"
+
+
 def labelled_of(cfg: CfgNode, pool: Pool) -> tuple[torch.Tensor, int]:
     """Rows of the pool whose labels are known, (L,), int64, and the number of this round.
 
@@ -161,7 +164,8 @@ def labelled_of(cfg: CfgNode, pool: Pool) -> tuple[torch.Tensor, int]:
         return torch.empty(0, dtype=torch.int64), 1
     found = find_input(path, "list of labelled images (USL.LABELED_INDICES_PATH)")
     known = read_known(found, pool.ids, pool.size)
-    rows = np.flatnonzero(np.isin(pool.rows, known.rows))
+    named = known.rows if pool.stand_in is None else pool.stand_in[known.rows]
+    rows = np.flatnonzero(np.isin(pool.rows, named))
     log.info("%d images are labelled already; round %d", len(rows), known.round + 1)
     return torch.from_numpy(rows), known.round + 1
 
@@ -176,7 +180,9 @@ def choose_images(
     run = begin(cfg, call)
 
     # Features of every image, in the order of the data set.
-    pool = embed_pool(run, cfg, images, encoder)
+    pool, duplicates = embed_pool(run, cfg, images, encoder), None
+    if "MERGE_NEAR_DUPLICATES" in cfg.USL and isinstance(images, FolderDataset):
+        pool, duplicates = leave_out_duplicates(run, cfg, pool, images)
 
     # Density, clusters, and from each cluster a dense image far from the other picks.
     choose(
@@ -185,6 +191,7 @@ def choose_images(
         pool,
         images=images,
         csvs=csvs,
+        duplicates=duplicates,
         title=f"{budget} of {len(images):,} images worth labelling",
         facts={"Data set": title, "Encoder": pool.made_by},
     )
@@ -199,6 +206,7 @@ def choose(
     facts: dict[str, Any],
     images: AnyDataset | None = None,
     csvs: bool = False,
+    duplicates: Duplicates | None = None,
 ) -> None:
     """Choose with USL from features, once for every seed: section 3 of the paper, step by step.
 
@@ -214,6 +222,8 @@ def choose(
         The images, for pictures, class counts and exports.
     csvs : bool
         Also write the CSVs of the labelled and of all other images.
+    duplicates : Duplicates, optional
+        For the report.
     """
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
     labelled, number = labelled_of(cfg, pool)
@@ -222,13 +232,17 @@ def choose(
     note_pool(run, pool)
 
     # 1. How dense is the feature space around each image?
-    k = neighbors_for(cfg.USL.KNN_K, len(features), budget)
+    k = selection.neighbors_for(cfg.USL.KNN_K, len(features), budget)
     # Fewer than there are files, where some cannot be read.
     check_budget(budget, len(features))
     selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, len(features))
-    log.info("density from the %d nearest of %d images", k, len(features))
+    log.info(
+        "density from the %d nearest of %d images; regulariser of weight %g over %s",
+        k, len(features), regularizer.weight, _within(regularizer, budget),
+    )  # fmt: skip
     density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
-    results, selected = [], []
+    results: list[Result] = []
+    selected, coverage = [], None
     for seed in cfg.USL.SEEDS:
         # 2. One cluster for every label we can afford.
         grouped = selection.clusters(
@@ -252,12 +266,21 @@ def choose(
         sizes = grouped.sizes[chosen.clusters].numpy()
         near = density.density[indices].numpy()
         selected.append(Selected(seed, named, chosen.clusters.numpy(), sizes, near))
-        results.append(Result(f"seed {seed}", named, sizes, on_map=indices))
+        around = {}
+        if not results and run.folder is not None:
+            around = report.surroundings(points, density, grouped, chosen, pool.rows)
+            coverage = report.coverage(points, density, chosen)
+        results.append(
+            Result(
+                f"seed {seed}", named, sizes,
+                on_map=indices, clusters=chosen.clusters.numpy(), **around,
+            )
+        )  # fmt: skip
         print_picks(results[-1], images)
 
     # 4. Show them.
     run.save_text("selected.csv", selected_csv(selected, pool.ids, round=number))
-    selection.finish(
+    report.finish(
         run,
         results,
         title=title,
@@ -265,4 +288,6 @@ def choose(
         images=images,
         points=points,
         color=density.density,
+        coverage=coverage,
+        duplicates=duplicates,
     )

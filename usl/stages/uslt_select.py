@@ -24,7 +24,7 @@ from usl.models.uslt import load_heads
 from usl.report.selection import Result, print_picks
 from usl.run import Run
 from usl.selectors.uslt import check_count, check_head, confident, pseudo_labels
-from usl.stages import selection
+from usl.stages import report, selection
 from usl.stages.inputs import (
     add_image_files,
     checkpoint_path,
@@ -253,7 +253,7 @@ def finish_selection(
     color_by: str,
 ) -> None:
     """Write the report of a selection and close the run."""
-    selection.finish(
+    report.finish(
         run,
         [result],
         title=f"{len(result.picks)} of {len(images):,} images worth labelling",
