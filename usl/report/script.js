@@ -65,7 +65,8 @@ for (const plot of all(".plot")) {
   const buttons = plot.querySelector(".zoom");
   buttons.hidden = false;
   buttons.addEventListener("click", (event) => {
-    if (event.target.dataset.zoom) zoom(Number(event.target.dataset.zoom));
+    const way = event.target.dataset.zoom;
+    if (way) zoom({ in: 1.5, out: 1 / 1.5, whole: 0 }[way]);
   });
   const place = (event) => {
     const box = svg.getBoundingClientRect();
