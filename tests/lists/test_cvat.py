@@ -85,6 +85,19 @@ def test_tags_come_back(images, tmp_path):
     assert read_known(path, images.paths, 5).rows == list(range(5))
 
 
+def test_the_code_behind_cvats_exports_writes_what_is_read(images, tmp_path):
+    dm = pytest.importorskip("datumaro")
+    picture = dm.components.media.Image.from_numpy(data=np.zeros((7, 9, 3), np.uint8))
+    items = [
+        dm.DatasetItem(id=name, media=picture, annotations=[dm.components.annotation.Label(i)])
+        for i, name in enumerate(["b/same", "a/same"])
+    ]
+    made = dm.Dataset.from_iterable(items, categories=["cat", "dog"])
+    made.export(str(tmp_path / "out"), "cvat", save_media=False, image_ext=".png")
+    (path,) = (tmp_path / "out").glob("*.xml")
+    assert read_answers(path, images.paths)[0] == {2: "cat", 0: "dog"}
+
+
 def test_what_people_leave_out_and_disagree_on(images, tmp_path):
     path = annotated(
         tmp_path / "a.xml", ("a/same.png", ["x", "y", "x"]), ("b/same.png", []),

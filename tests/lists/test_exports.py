@@ -1,10 +1,12 @@
 """What other tools read of picks."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 from helpers import make_folder, tiny_images
+from torchvision.datasets import ImageFolder
 
 from usl import InputError
 from usl.data.datasets import open_dataset
@@ -50,6 +52,31 @@ def test_usb_and_torchssl_read_arrays(tmp_path):
     assert labelled.tolist() == [5, 2] and others.tolist() == [0, 1, 3, 4, 6, 7]
     EXPORTS["torchssl"](tiny_images(8), PICKED, tmp_path)
     assert np.load(tmp_path / "seed3" / "sampled_label_idx.npy").tolist() == [5, 2]
+
+
+def test_coco_is_read_by_its_own_code(tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    kinds = {f"{c}/{i} é.png": ("L", (9 + i, 9)) for c in ("cat", "dog") for i in range(4)}
+    images = open_dataset("folder", make_folder(tmp_path / "data", kinds))
+    EXPORTS["coco"](images, PICKED, tmp_path)
+    read = coco.COCO(tmp_path / "picks_seed3.json")
+    assert sorted(read.getImgIds()) == [2, 5]
+    (image,) = read.loadImgs([5])
+    assert (image["file_name"], image["width"], image["height"]) == ("dog/1 é.png", 10, 9)
+    assert [kind["name"] for kind in read.loadCats(read.getCatIds())] == ["cat", "dog"]
+    assert read.getAnnIds() == []
+
+
+def test_folders_are_torchvisions_once_people_have_moved_the_files(tmp_path):
+    kinds = {f"{c}/{i}.png": ("L", (9, 9)) for c in ("cat", "dog") for i in range(4)}
+    images = open_dataset("folder", make_folder(tmp_path / "data", kinds))
+    EXPORTS["folders"](images, PICKED, tmp_path)
+    root = tmp_path / "seed3"
+    for name in ("cat/2.png", "dog/1.png"):
+        (root / "unlabelled" / name).rename(root / name)
+    shutil.rmtree(root / "unlabelled")
+    read = ImageFolder(str(root))
+    assert read.classes == ["cat", "dog"] and [label for _, label in read.samples] == [0, 1]
 
 
 def test_names():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from usl.artifacts import replacing
@@ -18,6 +18,14 @@ def check_form(form: str) -> None:
     """Raise InputError unless copies can be made in this form."""
     if form not in FORMS:
         raise InputError(f"unknown `picks_to` {form!r}; choose folder or zip, or leave it empty")
+
+
+def write_zip(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write files, by name and content, into a zip; the same files make the same bytes."""
+    with replacing(target) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, content in files:
+            # With a fixed time in place of the clock's.
+            archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def copy_picks(images: FolderDataset, picks: Sequence[int], target: Path, form: str) -> Path:
@@ -43,9 +51,7 @@ def copy_picks(images: FolderDataset, picks: Sequence[int], target: Path, form: 
     """
     if form == "zip":
         target = target.with_name(target.name + ".zip")
-        with replacing(target) as file, zipfile.ZipFile(file, "w") as archive:
-            for pick in picks:
-                archive.writestr(images.paths[pick], images.content(pick))
+        write_zip(target, ((images.paths[pick], images.content(pick)) for pick in picks))
         return target
     partial = target.with_name(f".{target.name}.copies")
     try:

@@ -5,8 +5,8 @@ To add one, write a function like those below and enter it in ``EXPORTS``.
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from usl.artifacts import replacing, save_array, save_text
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
-from usl.lists.copies import copy_picks
+from usl.lists.copies import copy_picks, write_zip
 from usl.lists.cvat import write_task
 from usl.lists.labelstudio import LOCAL_FILES, write_tasks
 from usl.lists.write import index_csvs, seeded
@@ -95,9 +95,9 @@ def _cvat(images: AnyDataset, picks: Picked, folder: Path) -> None:
         copy_picks(images, picks.indices.tolist(), inner / "images", "zip")
         names = [images.paths[index] for index in picks.indices.tolist()]
     else:
-        names = [name for _, name in _pictures(images, picks, inner / "images")]
-        shutil.make_archive(str(inner / "images"), "zip", inner / "images")
-        shutil.rmtree(inner / "images")
+        names = [f"{index}.png" for index in picks.indices.tolist()]
+        pictures = (_png(images, index) for index in picks.indices.tolist())
+        write_zip(inner / "images.zip", zip(names, pictures, strict=True))
     sizes = [images.size_of(index) for index in picks.indices.tolist()]
     write_task(inner, list(zip(names, sizes, strict=True)), classes=picks.classes or images.classes)
 
@@ -136,13 +136,18 @@ def _pictures(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in picks.indices.tolist():
-        picture = images.picture(index)
-        assert picture is not None
-        level = picture[..., 0] if picture.shape[-1] == 1 else picture
         with replacing(folder / f"{index}.png") as file:
-            Image.fromarray(level).save(file, "PNG")
+            file.write(_png(images, index))
         rows.append((index, f"{index}.png"))
     return rows
+
+
+def _png(images: AnyDataset, index: int) -> bytes:
+    picture = images.picture(index)
+    assert picture is not None
+    buffer = io.BytesIO()
+    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 # By name: ``f(images, picks, folder)``, which writes files into a folder that is there.
