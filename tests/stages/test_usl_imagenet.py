@@ -309,7 +309,7 @@ def test_a_report_shows_what_can_be_shown(small_folder, tmp_path, script, monkey
     """A pick whose file has gone by then ends no run."""
     from usl.report.selection import write_selection_report
 
-    monkeypatch.setattr("usl.stages.selection.write_selection_report", write_selection_report)
+    monkeypatch.setattr("usl.stages.report.write_selection_report", write_selection_report)
     root = shutil.copytree(small_folder, tmp_path / "data")
     (root / "train" / "a" / "0.png").write_bytes(b"")
     argv = (
