@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import make_folder, pets
+from helpers import answered, make_folder, pets
 
 from usl import InputError
 from usl.data.datasets import open_dataset
@@ -27,31 +27,6 @@ def exported(images, folder, **options):
     picks = Picked(np.array([2, 0, 4]), "mine", 1, **options)
     EXPORTS["labelstudio"](images, picks, folder)
     return folder / "seed1"
-
-
-def answered(tasks, *choices):
-    """Tasks as Label Studio exports them once people have answered: JSON."""
-    out = []
-    for number, (task, given) in enumerate(zip(tasks, choices, strict=True), start=1):
-        annotations = [
-            {
-                "id": 10 * number + i,
-                "completed_by": {"id": i, "email": f"{i}@x.org"},
-                "was_cancelled": False,
-                "result": [
-                    {
-                        "id": "r",
-                        "type": "choices",
-                        "from_name": "choice",
-                        "to_name": "image",
-                        "value": {"choices": [choice]},
-                    }
-                ],
-            }
-            for i, choice in enumerate(given)
-        ]
-        out.append({"id": number, "data": task["data"], "annotations": annotations})
-    return out
 
 
 def written(path, content):

@@ -21,7 +21,7 @@ from usl.errors import InputError
 from usl.lists.copies import copy_picks, write_zip
 from usl.lists.cvat import write_task
 from usl.lists.labelstudio import LOCAL_FILES, write_tasks
-from usl.lists.write import index_csvs, seeded
+from usl.lists.write import index_csvs, picture_name, seeded
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _cvat(images: AnyDataset, picks: Picked, folder: Path) -> None:
         copy_picks(images, picks.indices.tolist(), inner / "images", "zip")
         names = [images.paths[index] for index in picks.indices.tolist()]
     else:
-        names = [f"{index}.png" for index in picks.indices.tolist()]
+        names = [picture_name(index) for index in picks.indices.tolist()]
         pictures = (_png(images, index) for index in picks.indices.tolist())
         write_zip(inner / "images.zip", zip(names, pictures, strict=True))
     sizes = [images.size_of(index) for index in picks.indices.tolist()]
@@ -136,9 +136,10 @@ def _pictures(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in picks.indices.tolist():
-        with replacing(folder / f"{index}.png") as file:
+        name = picture_name(index)
+        with replacing(folder / name) as file:
             file.write(_png(images, index))
-        rows.append((index, f"{index}.png"))
+        rows.append((index, name))
     return rows
 
 

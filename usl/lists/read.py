@@ -18,7 +18,7 @@ from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.lists.answers import is_answers, read_answers
-from usl.lists.write import harmless, image_ids
+from usl.lists.write import harmless, image_ids, picture_name
 from usl.selectors.by_cluster import stratified_picks
 
 # Items that an error lists before it counts the rest.
@@ -101,9 +101,9 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
 
 
 def _from_answers(path: Path, images: AnyDataset) -> Labelled:
-    """The answers of a tool's export; images in memory are called ``<index>.png``."""
+    """The answers of a tool's export."""
     files = isinstance(images, FolderDataset)
-    names = image_ids(images) if files else [f"{index}.png" for index in range(len(images))]
+    names = image_ids(images) if files else [picture_name(index) for index in range(len(images))]
     answers, remarks = read_answers(path, names)
     rows = list(enumerate(answers.values(), start=1))
     classes = _classes_of(rows, images.classes, path, column="Label")
@@ -151,7 +151,7 @@ def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
         As for :func:`read_labelled`. A column that names files counts more than ``Index``: images
         may have been added since.
     names : sequence of str, optional
-        Files of all images, (N,).
+        Files of all images, (N,), unless they are in memory.
     images : int
         N.
 
@@ -161,8 +161,7 @@ def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
         Unreadable, empty, an image that is not there, or one that comes twice.
     """
     if is_answers(path, _head(path)):
-        if names is None:
-            raise InputError(f"{path} names files, and these images have none; give their indices")
+        names = names or [picture_name(index) for index in range(images)]
         return Known(list(read_answers(path, names)[0]))
     head, table = _read_csv(path) if path.suffix == ".csv" else ([], [])
     column = next((name for name in head if name.lower() in NAMES), None)

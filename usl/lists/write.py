@@ -58,6 +58,11 @@ def image_ids(images: AnyDataset) -> list[str]:
     return [str(index) for index in range(len(images))]
 
 
+def picture_name(index: int) -> str:
+    """What the file of an image in memory is called, where a tool needs one."""
+    return f"{index}.png"
+
+
 def index_csvs(
     images: AnyDataset, picks: np.ndarray, name: str, *, pseudo_labels: np.ndarray | None = None
 ) -> dict[str, str]:
