@@ -23,6 +23,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     budget = cfg.USL.NUM_SELECTED_SAMPLES
     given = read_features(cfg.FEATURES)
     usl.check_settings(cfg, [budget], len(given.features))
+    known = usl.read_labelled_rows(cfg, given.size, given.ids, given.images)
     run = begin(cfg, call)
 
     # The features are given: density, clusters, from each cluster a dense row far from other picks.
@@ -31,6 +32,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         cfg,
         given,
         images=given.images,
+        known=known,
         title=f"{budget} of {len(given.features):,} embeddings worth labelling",
         facts={"Features": Path(cfg.FEATURES.PATH).name},
     )

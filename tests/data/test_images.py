@@ -179,3 +179,58 @@ def test_of_many_kinds_of_files_the_commonest_are_counted(tmp_path):
     message = r"only 12 \.x00, 11 \.x01, .*, 5 \.x07 and 10 of other kinds; give another place"
     with pytest.raises(InputError, match=message):
         open_dataset("images", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["/tmp/evil.png", "../evil.png", "a/../../evil.png"])
+def test_archives_whose_files_lead_out(place, kind, name):
+    path = place.parent / f"x.{kind}"
+    content = (place / "top.png").read_bytes()
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w") as archive:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(InputError, match=f"{path} has the file '{name}', outside itself; give an"):
+        open_dataset("images", path)
+
+
+def test_archives_of_the_folder_itself(place):
+    with tarfile.open(place.parent / "x.tar", "w") as archive:
+        archive.add(place, ".")
+    with zipfile.ZipFile(place.parent / "x.zip", "w") as archive:
+        for name in SOME:
+            archive.writestr(zipfile.ZipInfo(f"./{name}"), (place / name).read_bytes())
+    for kind in ("tar", "zip"):
+        images = open_dataset("images", place.parent / f"x.{kind}")
+        assert images.paths == ORDER and len(pixels(images)) == 5
+
+
+def test_an_archive_that_was_cut_off(place):
+    path = packed(place, place.parent / "x.tar")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="x.tar"):
+        open_dataset("images", path)
+
+
+def test_names_that_cannot_be_written_and_pipes(place):
+    os.mkfifo(place / "pipe.png")
+    images = open_dataset("images", place)
+    with pytest.raises(InputError, match="pipe.png: it is no file, but a folder, a pipe"):
+        images.each([images.paths.index("pipe.png")], np.asarray)
+    (place / "x.txt").write_bytes(b"top.png\nim\0.png\n")
+    with pytest.raises(InputError, match="x.txt names .*, which has a zero byte; mend the name"):
+        open_dataset("images", place / "x.txt")
+    (place / os.fsdecode(b"im\xe9.png")).write_bytes(b"")
+    with pytest.raises(InputError, match="is not UTF-8; rename it"):
+        open_dataset("images", place)
+
+
+def test_numbers_are_names_as_they_stand_there(tmp_path):
+    make_folder(tmp_path, {"007.png": ("RGB", (9, 9)), "NA.png": ("RGB", (9, 9))})
+    table = tmp_path / "train" / "list.csv"
+    table.write_text("path\n007.png\nNA.png\n")
+    assert open_dataset("images", table).paths == ("007.png", "NA.png")

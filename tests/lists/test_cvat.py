@@ -149,5 +149,16 @@ def test_archives_of_something_else(images, tmp_path):
         archive.writestr("other.xml", "")
     with pytest.raises(InputError, match="is no export of CVAT"):
         read_answers(path, images.paths)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotations.xml", "<annotations/>" * 99)
+    content = bytearray(path.read_bytes())
+    content[50:60] = bytes(10)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is no export of CVAT"):
+        read_answers(path, images.paths)
+    other = tmp_path / "klingon.xml"
+    other.write_text('<?xml version="1.0" encoding="klingon"?><annotations/>')
+    with pytest.raises(InputError, match="is no export of CVAT"):
+        read_answers(other, images.paths)
     with pytest.raises(InputError, match="cannot read .*none.xml"):
         read_answers(tmp_path / "none.xml", images.paths)

@@ -83,3 +83,12 @@ def test_names():
     check_exports([*EXPORTS])
     with pytest.raises(InputError, match="unknown `export` 'excel'; choose from eman, usb"):
         check_exports(["usb", "excel"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "unlabelled", "a\0b", "a" * 300])
+def test_classes_that_no_folder_can_have(name):
+    with pytest.raises(InputError, match="`classes` has .*; give different names that a folder"):
+        check_exports(["folders"], ["cat", name])
+    check_exports([], ["cat", "dog"])
+    with pytest.raises(InputError, match="`classes` has 'cat'"):
+        check_exports([], ["cat", "dog", "cat"])

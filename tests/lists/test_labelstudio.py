@@ -118,7 +118,7 @@ def test_annotators_who_disagree(images, tmp_path):
     [
         (
             "/data/local-files/?d=elsewhere.png",
-            "image 1: .* is no image of this pool; give answers",
+            "image 1: .* is no image of this pool; leave it out",
         ),
         ("https://x.org/same.png", "may be 'cat/same.png' or 'dog/same.png'; give it its folder"),
     ],
@@ -158,3 +158,53 @@ def test_exports_without_answers_and_files_that_are_not_there(images, tmp_path):
         read_answers(written(tmp_path / "a.json", []), images.paths)
     with pytest.raises(InputError, match="cannot read .*b.json: No such file or directory; give"):
         read_answers(tmp_path / "b.json", images.paths)
+
+
+MALFORMED = {
+    "address.json": [{"image": "http://[bad/z.png", "choice": "a"}],
+    "nested.json": [{"image": "top.png", "choice": [["a"]]}],
+    "numbers.json": [{"image": "top.png", "choice": [5]}],
+    "object.json": [{"image": "top.png", "choice": [{"a": 1}]}],
+    "whole.json": [
+        {
+            "data": {"image": "top.png"},
+            "annotations": [{"result": [{"type": "choices", "value": {"choices": [1, None]}}]}],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_exports(images, tmp_path, name):
+    path = written(tmp_path / name, MALFORMED[name])
+    with pytest.raises(InputError, match=f"{name} is no export of Label Studio; export as JSON"):
+        read_answers(path, images.paths)
+
+
+@pytest.mark.parametrize("cell", ['{"choices": 5}', '{"choices": [[1]]}', '{"other": 1}', "{"])
+def test_malformed_cells_and_depths(images, tmp_path, cell):
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "choice"], ["top.png", cell]])
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("a.csv", "deep.json"):
+        with pytest.raises(InputError, match="is no export of Label Studio"):
+            read_answers(tmp_path / name, images.paths)
+
+
+def test_a_choice_alone_is_one_answer(images, tmp_path):
+    given = [{"image": "top.png", "annotations": [{"result": [{"type": "choices"}]}]}]
+    given[0]["annotations"][0]["result"][0]["value"] = {"choices": "cat"}
+    given[0]["data"] = {"image": "top.png"}
+    assert read_answers(written(tmp_path / "a.json", given), images.paths)[0] == {
+        images.paths.index("top.png"): "cat"
+    }
+
+
+def test_an_answer_is_not_given_to_an_image_of_another_folder(images, tmp_path):
+    # Both have the name; the folder says that it is neither.
+    path = written(tmp_path / "a.json", [{"image": "photos/bird/same.png", "choice": "x"}])
+    with pytest.raises(InputError, match="'photos/bird/same.png' is no image of this pool"):
+        read_answers(path, images.paths)
+    # Fewer folders than the pool has will do where one image has them.
+    path = written(tmp_path / "a.json", [{"image": "b c&d.png", "choice": "x"}])
+    assert read_answers(path, images.paths)[0] == {images.paths.index("dog/b c&d.png"): "x"}

@@ -109,8 +109,8 @@ def test_duplicates_in_words_and_pictures(tmp_path, merged):
         results=[Result("seed 1", np.array([5]))],
         duplicates=Duplicates(np.array([0.01, 0.02, 1.0, 2.0]), 0.125, near, 3, merged),
     )
-    assert "3 exact copies of other images were left out" in text
-    assert "2 more images are nearer to another than 0.125 (squared)" in text
+    assert "Left out as exact copies of other images: 3." in text
+    assert "Nearer to an earlier image than 0.125 (squared), the line below: 2, near-dupl" in text
     assert ("left out too" in text) == merged
     pairs = text[text.index('<div class="pairs">') :]
     assert re.findall(r'alt="image (\d+)"', pairs) == ["7", "2", "9", "2"]

@@ -1,5 +1,6 @@
 """Exact and near-duplicates in a folder: found, listed, left out, and shown."""
 
+import re
 import shutil
 
 import numpy as np
@@ -55,8 +56,8 @@ def test_they_are_listed_and_copies_left_out(photos, tmp_path, script, capsys):
     (near,) = found[2:]
     assert near[:5] == ["near", "31", "'=02 nearly.png", "3", "02.png"] and float(near[5]) < 1e-3
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "left out 2 images with the same pixels as others" in log
-    assert "1 near-duplicates, at squared distances below" in log
+    assert "left out as copies of others, pixel by pixel: 2" in log
+    assert re.search(r"nearer to an earlier image than \S+ \(squared\): 1;", log)
     assert np.load(tmp_path / "run" / "rows.npy").shape == (31,)
 
 
@@ -68,7 +69,7 @@ def test_near_ones_are_merged_where_asked(photos, tmp_path, script, capsys):
         i for i in range(33) if i not in (2, 31, 32)
     ]
     more = ("USL.MERGE_NEAR_DUPLICATES", True, "USL.NUM_SELECTED_SAMPLES", 31)
-    with pytest.raises(InputError, match="a budget of 31 picks from 30 images"):
+    with pytest.raises(InputError, match="is 31, and USL.MERGE_NEAR_DUPLICATES leaves .*; choose 1 to 30"):
         script(IMAGES, *options(photos, tmp_path / "more", *more))
 
 
@@ -92,7 +93,7 @@ def test_a_labelled_copy_counts_for_the_image_that_stands_for_it(photos, tmp_pat
     assert sorted(printed_alone(capsys.readouterr().out)) == [
         i for i in range(33) if i not in (0, 2, 3, 31, 32)
     ]
-    assert "2 images are labelled already" in (tmp_path / "run" / "run.log").read_text()
+    assert "images that are labelled already: 2; round 2" in (tmp_path / "run" / "run.log").read_text()
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -103,13 +104,13 @@ def test_without_duplicates_there_is_no_list(photos, tmp_path, script, capsys):
         (photos / name).unlink()
     script(IMAGES, *options(photos, run))
     assert not (run / "duplicates.csv").exists() and not (run / "rows.npy").exists()
-    assert "0 near-duplicates" in (run / "run.log").read_text()
+    assert "(squared): 0; half" in (run / "run.log").read_text()
 
 
 def test_the_report_shows_them(photos, tmp_path, script):
     script(IMAGES, *options(photos, tmp_path / "run"))
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "2 exact copies of other images were left out. 1 more image is nearer" in text
+    assert "Left out as exact copies of other images: 2. Nearer to an earlier image" in text
     assert 'alt="=02 nearly.png"' in text[text.index('<div class="pairs">') :]
     assert "How much of the pool they cover" in text and "Nearest to it" in text
 
@@ -122,5 +123,5 @@ def test_one_image_and_only_copies(tmp_path, script, capsys):
     script(IMAGES, *options(root, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 1))
     assert printed_alone(capsys.readouterr().out) == [0]
     assert len(rows(tmp_path / "run")) == 12
-    with pytest.raises(InputError, match="a budget of 2 picks from 1 images; choose 1 to 1"):
+    with pytest.raises(InputError, match="is 2, and exact copies are left out; choose 1 to 1"):
         script(IMAGES, *options(root, tmp_path / "two", "USL.NUM_SELECTED_SAMPLES", 2))

@@ -69,7 +69,7 @@ def test_images_in_memory(tmp_path, script, capsys):
         ("Index\n31\n", "has the index 31; give indices from 0 to 30"),
         ("Index\n1\n1\n", "has image 1 more than once; keep each once"),
         ("Index\n", "lists no image; give indices from 0 to 30"),
-        ("path\nc/9.png\n", "line 2: path is 'c/9.png', which is none of these images; leave it"),
+        ("path\nc/9.png\n", "line 2: 'c/9.png' is no image of this pool; leave it out"),
         ("Index\n" + "\n".join(map(str, range(27))), "a budget of 5 picks from 4 images without a"),
     ],
 )
@@ -94,3 +94,24 @@ def test_formulas_come_back(photos, tmp_path, script, capsys):
         "USL.NUM_SELECTED_SAMPLES", 31 - len(rows),
     )  # fmt: skip
     assert not set(new) & set(everything)
+
+
+def test_names_from_elsewhere_and_edges(tmp_path, script, capsys):
+    names = {name: ("RGB", (20, 30)) for name in (" lead.png", "x/y.png", "x/z.png", "q.png")}
+    photos = make_folder(tmp_path, names) / "train"
+    known = tmp_path / "known.csv"
+    known.write_text('path\n" lead.png"\n/home/me/x/y.png\n./q.png\n')
+    picks, _ = choose(
+        script, capsys, photos, tmp_path / "run", KEY, known, "USL.NUM_SELECTED_SAMPLES", 1
+    )
+    assert picks == [sorted(names).index("x/z.png")]
+    # An image without a name goes by its index.
+    known.write_text("Index,path\n0,\n1,q.png\n")
+    choose(script, capsys, photos, tmp_path / "two", KEY, known, "USL.NUM_SELECTED_SAMPLES", 1)
+
+
+def test_lists_are_read_before_anything_is_begun(photos, tmp_path, script, capsys):
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="is no export of Label Studio"):
+        choose(script, capsys, photos, tmp_path / "run", KEY, tmp_path / "bad.json")
+    assert not (tmp_path / "run").exists()

@@ -147,3 +147,32 @@ def test_the_command_line(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "picks.zip").exists() and "left out 1 .txt" in done.stderr
     assert np.load(tmp_path / "run" / "selected_indices_8_1.npy").shape == (8,)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_among_the_images_is_refused(photos, script):
+    with pytest.raises(InputError, match="is in DATASET.ROOT_DIR .*; choose another place"):
+        script(IMAGES, *options(photos, photos / "run"))
+    assert not (photos / "run").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_features_of_an_earlier_run_are_taken_with_their_nan(photos, tmp_path, script, capsys):
+    script(IMAGES, *options(photos, tmp_path / "one"))
+    first = printed_alone(capsys.readouterr().out)
+    (tmp_path / "two").mkdir()
+    features = (tmp_path / "one" / "memory_feats_list.npy").read_bytes()
+    (tmp_path / "two" / "memory_feats_list.npy").write_bytes(features)
+    more = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False)
+    script(IMAGES, *options(photos, tmp_path / "two", *more))
+    out = capsys.readouterr()
+    assert printed_alone(out.out) == first
+    assert "rows of NaN, whose images are never picked: 4" in out.err
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("value", [-1.0, "nan", "inf"])
+def test_thresholds_that_are_none(photos, tmp_path, script, value):
+    more = ("USL.NEAR_DUPLICATE_DISTANCE", value)
+    with pytest.raises(InputError, match="USL.NEAR_DUPLICATE_DISTANCE is .*; choose a squared"):
+        script(IMAGES, *options(photos, tmp_path / "run", *more))

@@ -6,7 +6,7 @@ import os
 import tarfile
 import threading
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from usl.errors import InputError
 
@@ -30,15 +30,17 @@ class Archive:
     Raises
     ------
     InputError
-        Unreadable, compressed as a whole, or protected by a password.
+        Unreadable, cut off, compressed as a whole, protected by a password, or with a file whose
+        name leads out.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}
-        # Where each file of a tar begins.
+        # Where each file of a tar begins; what each of a zip is called in it.
         self._starts: dict[str, int] = {}
+        self._members: dict[str, zipfile.ZipInfo] = {}
         try:
             if path.suffix.lower() == ".zip":
                 self._zip = zipfile.ZipFile(path)
@@ -46,20 +48,34 @@ class Archive:
                     if info.flag_bits & 1:
                         raise InputError(f"{path} is protected by a password; unpack it yourself")
                     if not info.is_dir():
-                        self._sizes[info.filename] = info.file_size
+                        name = self._inside(info.filename)
+                        self._sizes[name], self._members[name] = info.file_size, info
             else:
                 with tarfile.open(path, "r:") as members:
                     for member in members:
                         if member.isfile():
-                            self._sizes[member.name] = member.size
-                            self._starts[member.name] = member.offset_data
+                            name = self._inside(member.name)
+                            self._sizes[name], self._starts[name] = member.size, member.offset_data
                 self._file = path.open("rb")
+                ends = [start + self._sizes[name] for name, start in self._starts.items()]
+                if max(ends, default=0) > path.stat().st_size:
+                    raise InputError(f"{path} ends in the middle of a file; copy it again")
         except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
                 f"cannot read {path}: {reason}; give a .zip or an uncompressed .tar"
             ) from None
         self.names = tuple(self._sizes)
+
+    def _inside(self, name: str) -> str:
+        """A member's name without ``./``; copies under it must not leave their folder."""
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{self.path} has the file {name!r}, outside itself; give an archive of relative "
+                "names"
+            )
+        return path.as_posix()
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; from any thread.
@@ -76,6 +92,6 @@ class Archive:
             if name in self._starts:
                 return os.pread(self._file.fileno(), size, self._starts[name])
             with self._lock:
-                return self._zip.read(name)
+                return self._zip.read(self._members[name])
         except Exception as error:  # zlib and zipfile raise errors of any kind on damaged files
             raise InputError(f"cannot read {self.path}/{name}: {error}; replace it") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import stat
 from functools import cache
 from pathlib import Path
 
@@ -46,6 +48,8 @@ def read_image(
     try:
         if path.suffix.lower() in HEIF:
             register_heif()
+        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("it is no file, but a folder, a pipe or a device")
         with Image.open(path if content is None else io.BytesIO(content)) as picture:
             if at_least is not None:
                 picture.draft("RGB", (at_least, at_least))

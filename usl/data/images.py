@@ -13,6 +13,7 @@ from usl.data.decode import HEIF, register_heif
 from usl.data.folder import FolderDataset, thread_count
 from usl.data.listing import (
     EXTENSIONS,
+    check_text,
     counted,
     inside,
     is_leftover,
@@ -88,6 +89,8 @@ def open_images(root: Path, split: str, *, workers: int | None = None) -> Folder
         )
     readable = extensions()
     paths = sorted(name for name in found if name.lower().endswith(readable))
+    for name in paths:
+        check_text(name, root)
     others = Counter(kind(name) for name in found if not name.lower().endswith(readable))
     if not paths:
         only = f", only {counted(others)}" if others else ""
@@ -121,7 +124,7 @@ def _listed(path: Path) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {path}: {error}; {advice}") from None
     else:
-        table = read_frame(path, advice)
+        table = read_frame(path, advice, texts=COLUMNS)
         column = next((name for name in COLUMNS if name in table), None)
         if column is None:
             raise InputError(f"{path} has no column {', '.join(COLUMNS)}; name its paths so")

@@ -98,8 +98,7 @@ def find_images(folder: Path, subset: Sequence[str] | None = None) -> Listing:
         found = f", only {counted(others)}" if others else ""
         raise InputError(f"{folder} has no images ({', '.join(EXTENSIONS)}){found}; put some there")
     for path in paths:
-        if not _is_text(path):
-            raise InputError(f"the name of {path!r} in {folder} is not UTF-8; rename it")
+        check_text(path, folder)
     remarks = (f"{folder}: left out {counted(others)}",) if others else ()
     return Listing(tuple(paths), tuple(labels) if classes else None, tuple(classes), remarks)
 
@@ -282,10 +281,11 @@ def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
         yield where, files
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be written to a CSV and a report."""
+def check_text(name: str, where: Path) -> None:
+    """Raise InputError unless a file's name can be opened, and written to a CSV and a report."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise InputError(f"the name of {name!r} in {where} is not UTF-8; rename it") from None
+    if "\0" in name:
+        raise InputError(f"{where} names {name!r}, which has a zero byte; mend the name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _shards(folder: Path) -> np.ndarray:
 
 
 def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable:
-    table = read_frame(path, ADVICE)
+    table = read_frame(path, ADVICE, texts=[name for name in (id_column, image_column) if name])
     known = ", ".join(map(str, table.columns[:12]))
     if id_column and id_column not in table:
         raise InputError(f"{path} has no column {id_column!r}, `id_column`; it has {known}")
@@ -135,8 +136,10 @@ def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable
     return FeatureTable(rest[numbers].to_numpy(np.float64), ids, images)
 
 
-def read_frame(path: Path, advice: str) -> pd.DataFrame:
+def read_frame(path: Path, advice: str, *, texts: Sequence[str] = ()) -> pd.DataFrame:
     """The columns of a ``.csv`` or ``.parquet``; ``advice`` ends the error of one that is none.
+
+    The columns ``texts`` of a CSV are texts as they stand there, ``007`` and ``NA`` too.
 
     Raises
     ------
@@ -144,7 +147,9 @@ def read_frame(path: Path, advice: str) -> pd.DataFrame:
         Not there, damaged, or parquet without its package.
     """
     try:
-        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        if path.suffix.lower() != ".csv":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, converters=dict.fromkeys(texts, str))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; {advice}") from None
     except ImportError:
@@ -159,7 +164,7 @@ def read_frame(path: Path, advice: str) -> pd.DataFrame:
 def _texts(table: pd.DataFrame, column: str, path: Path) -> tuple[str, ...] | None:
     if not column:
         return None
-    missing = np.flatnonzero(table[column].isna())
+    missing = np.flatnonzero(table[column].isna() | (table[column] == ""))
     if len(missing):
         raise InputError(f"row {missing[0]} of {path} has no {column}; fill it in")
     return tuple(table[column].astype(str))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_DOWN, Context
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,14 +37,17 @@ def unusual_nearness(distances: Tensor) -> float:
     Returns
     -------
     float
-        The lower outer fence of the logarithms of the distances above 0, to three digits so that
-        no rounding decides; 0 without any. Tukey, Exploratory Data Analysis, 1977, section 2D.
+        The lower outer fence of the logarithms of the distances above 0, rounded down to three
+        digits so that no rounding elsewhere decides; 0 without any. Tukey, Exploratory Data
+        Analysis, 1977, section 2D.
     """
     usual = distances[torch.isfinite(distances) & (distances > 0)].double().numpy()
     if not len(usual):
         return 0.0
     low, high = np.quantile(np.log(usual), [0.25, 0.75])
-    return float(f"{np.exp(low - FENCE * (high - low)):.3g}")
+    # Distances may have been rounded up to float32.
+    fence = float(np.exp(low - FENCE * (high - low))) * (1 - 1e-6)
+    return float(Context(prec=3, rounding=ROUND_DOWN).create_decimal(fence))
 
 
 def stand_ins(points: Points, distances: Tensor, threshold: float) -> Tensor:

@@ -45,16 +45,14 @@ def read_answers(path: Path, names: Sequence[str]) -> tuple[dict[int, str], list
         disagree evenly.
     """
     read = cvat.read_tags if path.suffix in (".xml", ".zip") else labelstudio.read_tasks
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        by_name[name.rpartition("/")[2]].append(index)
+    known = FileNames(names)
     votes: dict[int, list[str]] = {}
     empty = 0
     for number, (file, answers) in enumerate(read(path), start=1):
         if not answers:
             empty += 1
             continue
-        index = _index_of(file, names, by_name, f"{path}, image {number}")
+        index = known.index_of(file, f"{path}, image {number}")
         votes.setdefault(index, []).extend(answers)
     if not votes:
         raise InputError(f"{path} has no answers; label some images and export them again")
@@ -73,17 +71,43 @@ def read_answers(path: Path, names: Sequence[str]) -> tuple[dict[int, str], list
     return found, remarks
 
 
-def _index_of(file: str, names: Sequence[str], by_name: dict[str, list[int]], where: str) -> int:
-    candidates = by_name.get(file.rpartition("/")[2], [])
-    fitting = [index for index in candidates if f"/{file}".endswith(f"/{names[index]}")]
-    # Without the folders that the pool has above it, the name alone must do.
-    fitting = fitting or candidates
-    if not fitting:
-        raise InputError(f"{where}: {file!r} is no image of this pool; give answers to its picks")
-    longest = max(len(names[index]) for index in fitting)
-    best = [index for index in fitting if len(names[index]) == longest]
-    if len(best) > 1:
-        raise InputError(
-            f"{where}: {file!r} may be {names[best[0]]!r} or {names[best[1]]!r}; give it its folder"
-        )
-    return best[0]
+class FileNames:
+    """Finds images by what others call their files.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Files of all images, (N,).
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._by_name: dict[str, list[int]] = defaultdict(list)
+        for index, name in enumerate(names):
+            self._by_name[name.rpartition("/")[2]].append(index)
+
+    def index_of(self, file: str, where: str) -> int:
+        """The image that a path from elsewhere, or the end of its path, names.
+
+        Of several the one of which it has most. ``where`` begins an error.
+
+        Raises
+        ------
+        InputError
+            None, or as well another one.
+        """
+        file = file.lstrip("/")
+        alike = self._by_name.get(file.rpartition("/")[2], [])
+        fitting = [index for index in alike if f"/{file}".endswith(f"/{self.names[index]}")]
+        if fitting:
+            longest = max(len(self.names[index]) for index in fitting)
+            fitting = [index for index in fitting if len(self.names[index]) == longest]
+        else:
+            # With fewer folders than the pool has.
+            fitting = [index for index in alike if self.names[index].endswith(f"/{file}")]
+        if not fitting:
+            raise InputError(f"{where}: {file!r} is no image of this pool; leave it out")
+        if len(fitting) > 1:
+            one, other = (self.names[index] for index in fitting[:2])
+            raise InputError(f"{where}: {file!r} may be {one!r} or {other!r}; give it its folder")
+        return fitting[0]

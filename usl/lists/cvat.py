@@ -75,5 +75,7 @@ def read_tags(path: Path) -> list[tuple[str, list[str]]]:
         ]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; give another") from None
-    except (ValueError, KeyError, ElementTree.ParseError, zipfile.BadZipFile, RuntimeError):
+    except InputError:
+        raise
+    except Exception:  # parsers and zlib raise errors of any kind on damaged files
         raise InputError(f"{path} is no export of CVAT; {ADVICE}") from None

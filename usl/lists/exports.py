@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from usl.lists.copies import copy_picks, write_zip
 from usl.lists.cvat import write_task
 from usl.lists.labelstudio import LOCAL_FILES, write_tasks
 from usl.lists.write import index_csvs, picture_name, seeded
+
+# Where the picks lie that are to be moved into the folders of their classes.
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,15 @@ class Picked:
     prefix: str = LOCAL_FILES
 
 
-def check_exports(names: list[str]) -> None:
-    """Raise InputError, with the known names, unless there are exports of these names."""
+def check_exports(names: Sequence[str], classes: Sequence[str] = ()) -> None:
+    """Raise InputError, with the known names, unless there are exports of these names.
+
+    Or where a folder could not be called like one of the classes.
+    """
+    for name in classes:
+        odd = name in ("", ".", "..", UNLABELLED) or "/" in name or "\0" in name
+        if odd or len(name.encode()) > 200 or classes.count(name) > 1:
+            raise InputError(f"`classes` has {name!r}; give different names that a folder can have")
     for name in names:
         if name not in EXPORTS:
             known = ", ".join(EXPORTS)
@@ -98,8 +108,10 @@ def _cvat(images: AnyDataset, picks: Picked, folder: Path) -> None:
         names = [picture_name(index) for index in picks.indices.tolist()]
         pictures = (_png(images, index) for index in picks.indices.tolist())
         write_zip(inner / "images.zip", zip(names, pictures, strict=True))
-    sizes = [images.size_of(index) for index in picks.indices.tolist()]
-    write_task(inner, list(zip(names, sizes, strict=True)), classes=picks.classes or images.classes)
+    # Of several rows with one picture the task has it once.
+    rows = dict(zip(names, picks.indices.tolist(), strict=True))
+    sized = [(name, images.size_of(row)) for name, row in rows.items()]
+    write_task(inner, sized, classes=picks.classes or images.classes)
 
 
 def _coco(images: AnyDataset, picks: Picked, folder: Path) -> None:
@@ -120,9 +132,9 @@ def _folders(images: AnyDataset, picks: Picked, folder: Path) -> None:
     for name in picks.classes or images.classes:
         (inner / name.replace("/", "-")).mkdir(exist_ok=True)
     if isinstance(images, FolderDataset):
-        copy_picks(images, picks.indices.tolist(), inner / "unlabelled", "folder")
+        copy_picks(images, picks.indices.tolist(), inner / UNLABELLED, "folder")
     else:
-        _pictures(images, picks, inner / "unlabelled")
+        _pictures(images, picks, inner / UNLABELLED)
 
 
 def _files(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int, str]]:

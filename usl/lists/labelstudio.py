@@ -53,7 +53,7 @@ def write_tasks(
     )
 
 
-def read_tasks(path: Path) -> Iterator[tuple[str, list[str]]]:
+def read_tasks(path: Path) -> list[tuple[str, list[str]]]:
     """The file and the choices of each task of an export in JSON, JSON-MIN or CSV.
 
     Raises
@@ -61,10 +61,15 @@ def read_tasks(path: Path) -> Iterator[tuple[str, list[str]]]:
     InputError
         No such export.
     """
-    for url, choices in _json(path) if path.suffix == ".json" else _csv(path):
-        parts = urlsplit(url)
-        # The file is the path of the address, or for local files what d= says.
-        yield parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path), choices
+    try:
+        given = _json(path) if path.suffix == ".json" else _csv(path)
+        return [(_file_of(url), _choices(answers)) for url, answers in given]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; give another") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error):
+        raise InputError(
+            f"{path} is no export of Label Studio; export as JSON, JSON-MIN or CSV"
+        ) from None
 
 
 def is_export(head: Sequence[str]) -> bool:
@@ -72,49 +77,42 @@ def is_export(head: Sequence[str]) -> bool:
     return CHOICE in head and "image" in head and "Index" not in head
 
 
-def _json(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _file_of(url: str) -> str:
+    """The path of an address, or for local files what d= says."""
+    parts = urlsplit(url)
+    return parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path)
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
     """Address and choices of each task of JSON or JSON-MIN."""
-    try:
-        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
-        for task in tasks:
-            data = task.get("data", task)
-            if "annotations" in task:
-                chosen = [
-                    choice
-                    for annotation in task["annotations"]
-                    if not annotation.get("was_cancelled")
-                    for result in annotation["result"]
-                    if result.get("type") == "choices"
-                    for choice in result["value"]["choices"]
-                ]
-            else:
-                chosen = _choices(task.get(CHOICE))
-            yield str(data["image"]), chosen
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; give another") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(
-            f"{path} is no export of Label Studio; export as JSON, JSON-MIN or CSV"
-        ) from None
+    for task in json.loads(path.read_text(encoding="utf-8-sig")):
+        data = task.get("data", task)
+        chosen = task.get(CHOICE)
+        if "annotations" in task:
+            chosen = [
+                choice
+                for annotation in task["annotations"]
+                if not annotation.get("was_cancelled")
+                for result in annotation["result"]
+                if result.get("type") == "choices"
+                for choice in _choices(result["value"])
+            ]
+        yield str(data["image"]), chosen
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            text = row.get(CHOICE) or ""
+            # Several choices are written as JSON.
+            yield row["image"], json.loads(text) if text.startswith("{") else text
 
 
 def _choices(value: Any) -> list[str]:
+    """A choice, or several, in whatever form."""
     if isinstance(value, dict):
-        value = value.get("choices")
-    return [value] if isinstance(value, str) and value else list(value or [])
-
-
-def _csv(path: Path) -> Iterator[tuple[str, list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                text = row.get(CHOICE) or ""
-                # Several choices are written as JSON.
-                chosen = json.loads(text)["choices"] if text.startswith("{") else _choices(text)
-                yield row["image"], chosen
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; give another") from None
-    except (ValueError, KeyError, csv.Error):
-        raise InputError(
-            f"{path} is no export of Label Studio; export as JSON, JSON-MIN or CSV"
-        ) from None
+        value = value["choices"]
+    choices = [value] if isinstance(value, str) else list(value or [])
+    if not all(isinstance(choice, str) for choice in choices):
+        raise TypeError
+    return [choice for choice in choices if choice]

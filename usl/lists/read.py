@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from usl.artifacts import fingerprint, load_array
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
-from usl.lists.answers import is_answers, read_answers
+from usl.lists.answers import FileNames, is_answers, read_answers
 from usl.lists.write import harmless, image_ids, picture_name
 from usl.selectors.by_cluster import stratified_picks
 
@@ -25,6 +26,7 @@ from usl.selectors.by_cluster import stratified_picks
 SHOWN = 12
 # Columns of answers, and columns that name an image file, in small letters.
 ANSWERS = ("Label", "LabelName", "LabelIndex")
+WHOLE = re.compile(r"\d{1,9}")
 NAMES = ("imageid", "path", "file", "filename", "file_name", "image", "image_path")
 
 
@@ -142,7 +144,9 @@ class Known:
     round: int = 1
 
 
-def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
+def read_known(
+    path: Path, names: Sequence[str] | None, images: int, *, ids: Sequence[str] | None = None
+) -> Known:
     """Read which images are labelled, whatever the labels are.
 
     Parameters
@@ -154,6 +158,8 @@ def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
         Files of all images, (N,), unless they are in memory.
     images : int
         N.
+    ids : sequence of str, optional
+        What tables call the images, where these are not their files.
 
     Raises
     ------
@@ -165,18 +171,12 @@ def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
         return Known(list(read_answers(path, names)[0]))
     head, table = _read_csv(path) if path.suffix == ".csv" else ([], [])
     column = next((name for name in head if name.lower() in NAMES), None)
-    if column is not None and names is not None:
-        known = {name: row for row, name in enumerate(names)}
-        rows = []
-        for line, row in table:
-            given = row[column]
-            name = given[1:] if given not in known and harmless(given[1:]) == given else given
-            if name not in known:
-                raise InputError(
-                    f"{path}, line {line}: {column} is {given!r}, which is none of these images; "
-                    "leave it out"
-                )
-            rows.append(known[name])
+    called = ids or names
+    if column is not None and called is not None and all(row[column] for _, row in table):
+        known = FileNames(called)
+        rows = [
+            known.index_of(_as_written(row[column]), f"{path}, line {line}") for line, row in table
+        ]
     else:
         rows = read_indices(path)
     wrong = [row for row in rows if not 0 <= row < images]
@@ -186,8 +186,15 @@ def read_known(path: Path, names: Sequence[str] | None, images: int) -> Known:
     twice = [row for row, count in Counter(rows).items() if count > 1]
     if twice:
         raise InputError(f"{path} has image {_some(twice)} more than once; keep each once")
-    rounds = [int(row["Round"]) for _, row in table if row.get("Round", "").isdecimal()]
+    rounds = [int(row["Round"]) for _, row in table if WHOLE.fullmatch(row.get("Round", ""))]
     return Known(rows, max(rounds, default=1))
+
+
+def _as_written(name: str) -> str:
+    """A file's name before :func:`usl.lists.write.harmless`, from its own system on."""
+    if harmless(name[1:]) == name:
+        name = name[1:]
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], list[int]]:
@@ -231,7 +238,7 @@ def draw_labelled(images: AnyDataset, budget: int, *, seed: int) -> Labelled:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Names of the columns, and rows with the numbers of their lines; all texts, without spaces."""
+    """Names of the columns, and rows with the numbers of their lines; all texts."""
     try:
         # Spreadsheets begin their files with a mark, which utf-8-sig takes off.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -240,7 +247,11 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
             rows = [
                 (
                     lines.line_num,
-                    dict(zip_longest(head, map(str.strip, row[: len(head)]), fillvalue="")),
+                    {
+                        # Names of files may begin and end with spaces.
+                        name: cell if name.lower() in NAMES else cell.strip()
+                        for name, cell in zip_longest(head, row[: len(head)], fillvalue="")
+                    },
                 )
                 for row in lines
                 if any(row)
@@ -306,10 +317,7 @@ def _check_names(
         if column.lower() not in (NAMES if files else ("imageid",)):
             continue
         for (line, row), index in zip(rows, indices, strict=True):
-            given = row[column].replace("\\", "/").removeprefix("./")
-            if harmless(given[1:]) == given:
-                # As selected.csv writes what a spreadsheet would take for a formula.
-                given = given[1:]
+            given = _as_written(row[column])
             if not 0 <= index < len(known) or not given:
                 continue
             same = given == known[index]

@@ -252,6 +252,7 @@ def _coverage(coverage: Coverage) -> dict[str, Any]:
         ),
         "share": f"{shares[budget - 1]:.0f} %",
         "budget": budget,
+        "whole": bool(shares[budget - 1] == 100),
         "flattens": coverage.flattens,
         "radius": f"{coverage.radius:.3g}",
     }
@@ -269,7 +270,9 @@ def _duplicates(found: Duplicates, dataset: AnyDataset | None) -> dict[str, Any]
         "threshold": f"{found.threshold:.3g}",
         "picture": histogram_uri(
             found.distances, axis="squared distance to the nearest image", mark=found.threshold
-        ),
+        )
+        if found.threshold
+        else None,
         "pairs": [
             {
                 "images": [(_name(dataset, row), uris[row]) for row in pair[:2]],

@@ -77,9 +77,9 @@ class USLQueryStrategy(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         Raises
         ------
         ValueError, TypeError
-            Input that scikit-activeml refuses; options out of range.
+            Input that scikit-activeml refuses; options out of range; nothing left to label.
         MappingError
-            Candidates that are no rows of ``X``.
+            Candidates that are features, not rows of ``X``.
         """
         X, y, candidates, batch_size, return_utilities = self._validate_data(
             X, y, candidates, batch_size, return_utilities, reset=True
@@ -89,6 +89,8 @@ class USLQueryStrategy(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         check_scalar(self.iterations, "iterations", int, min_val=1)
         if not isinstance(self.regularizer, Regularizer | None):
             raise TypeError(f"`regularizer` is {self.regularizer!r}; give a usl.Regularizer")
+        if not len(mapping) or mapping.min() < 0:
+            raise ValueError("no candidates, or rows below 0; give rows of `X` without a label")
         known = np.setdiff1d(
             np.flatnonzero(is_labeled(y, missing_label=self.missing_label)), mapping
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from usl.artifacts import fingerprint
 from usl.config.parse import CfgNode
 from usl.data.folder import FolderDataset
+from usl.errors import InputError
 from usl.geometry.duplicates import nearest_others, stand_ins, unusual_nearness
 from usl.geometry.points import Points, squared_distances
 from usl.inference import Features
@@ -36,6 +38,15 @@ def add_duplicates(c: CfgNode) -> CfgNode:
     return c
 
 
+def check_duplicates(usl: CfgNode) -> None:
+    """Raise InputError unless a threshold is 0 or a squared distance."""
+    given = usl.get("NEAR_DUPLICATE_DISTANCE", 0.0)
+    if not 0 <= given < math.inf:
+        raise InputError(
+            f"USL.NEAR_DUPLICATE_DISTANCE is {given}; choose a squared distance, or 0 for the usual"
+        )
+
+
 def leave_out_duplicates(
     run: Run, cfg: CfgNode, pool: Pool, images: FolderDataset
 ) -> tuple[Pool, Duplicates]:
@@ -52,7 +63,8 @@ def leave_out_duplicates(
         pool = _without(pool, same)
         points = Points(pool.features.values, run.device)
         distances = _nearest(run, cfg, pool, points)
-        log.info("left out %d images with the same pixels as others", len(exact))
+        log.info("left out as copies of others, pixel by pixel: %d", len(exact))
+        _check_left(cfg, len(pool.rows), "exact copies are left out")
 
     threshold = cfg.USL.NEAR_DUPLICATE_DISTANCE or unusual_nearness(distances)
     first = stand_ins(points, distances, threshold)
@@ -64,14 +76,23 @@ def leave_out_duplicates(
     ]
     merged = bool(near) and cfg.USL.MERGE_NEAR_DUPLICATES
     log.info(
-        "%d near-duplicates, at squared distances below %.3g%s; half of all images have their "
-        "nearest at %.3g or more",
-        len(near), threshold, ", left out" if merged else "", distances.median(),
+        "near-duplicates, nearer to an earlier image than %.3g (squared): %d%s; half of all images "
+        "have their nearest at %.3g or more",
+        threshold, len(near), ", left out" if merged else "", distances.median(),
     )  # fmt: skip
     _save(run, exact, near, images)
     if merged:
         pool = _without(pool, first.numpy())
+        _check_left(cfg, len(pool.rows), "USL.MERGE_NEAR_DUPLICATES leaves out near-duplicates")
     return pool, Duplicates(distances.numpy(), threshold, near, len(exact), merged)
+
+
+def _check_left(cfg: CfgNode, left: int, why: str) -> None:
+    budget = cfg.USL.NUM_SELECTED_SAMPLES
+    if budget > left:
+        raise InputError(
+            f"USL.NUM_SELECTED_SAMPLES is {budget}, and {why}; choose 1 to {left}, the images left"
+        )
 
 
 def _nearest(run: Run, cfg: CfgNode, pool: Pool, points: Points) -> torch.Tensor:

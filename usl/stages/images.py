@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from usl.config.parse import CfgNode
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
@@ -47,11 +49,18 @@ def open_own(cfg: CfgNode) -> FolderDataset:
     Raises
     ------
     InputError
-        No place given, none there, a data set that is not of files, or an unknown PICKS_TO.
+        No place given, none there, a data set that is not of files, an unknown PICKS_TO, or a
+        RUN_DIR among the images.
     """
     check_form(cfg.PICKS_TO)
     if not cfg.DATASET.ROOT_DIR:
         raise InputError("DATASET.ROOT_DIR is empty; give the place of your images")
+    root, run = (Path(place).resolve() for place in (cfg.DATASET.ROOT_DIR, cfg.RUN_DIR))
+    if root.is_dir() and run.is_relative_to(root) and not cfg.SKIP_SAVE:
+        raise InputError(
+            f"RUN_DIR {run} is in DATASET.ROOT_DIR {root}, and its copies would be images of this; "
+            "choose another place"
+        )
     images = open_images(cfg, "train")
     if not isinstance(images, FolderDataset):
         raise InputError(f"DATASET.NAME is {cfg.DATASET.NAME!r}; choose images or folder")

@@ -111,7 +111,9 @@ def read_features(section: CfgNode) -> Pool:
     names = table.images
     if is_file(listed):
         try:
-            names = tuple(listed.read_text(encoding="utf-8-sig").splitlines())
+            # Not splitlines: a name may hold what other systems take for the end of a line.
+            text = listed.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+            names = tuple(text.removesuffix("\n").split("\n"))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {listed}: {error}; give a list of paths") from None
         if len(names) != size:
@@ -162,11 +164,15 @@ def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | No
     )
     given = {"images": known, "encoder": cfg.MODEL.ARCH, "given": True}
     if run.given(selection.FEATURES, given):
-        (values,) = run.cached([Expected(selection.FEATURES, (len(images), None))], given, list)
+        expected = Expected(selection.FEATURES, (len(images), None), rows_of_nan=skip)
+        (values,) = run.cached([expected], given, list)
         assert values is not None
         scale, made_by = saved_as_it_comes(cfg.MODEL.ARCH), f"{selection.FEATURES}, given"
         run.note(dataset=images.name, images=known)
-        rows = np.arange(len(images))
+        rows = np.flatnonzero(~np.isnan(values[:, 0])) if skip else np.arange(len(images))
+        if len(rows) < len(images):
+            values = values[rows]
+            log.warning("rows of NaN, whose images are never picked: %d", len(images) - len(rows))
     else:
         encoder = encoder or encoder_of(cfg, images)
         values, source = selection.encoded(run, cfg, encoder, images, skip_unreadable=skip)

@@ -107,6 +107,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "recompute": ("RECOMPUTE_ALL",),
     "resume": ("RESUME",),
     "export": ("EXPORT",),
+    "classes": ("EXPORT_CLASSES",),
     "backend": ("KNN.BACKEND",),
     "k": ("USL.KNN_K", "USLT.KNN_K", "NUM_NEIGHBORS"),
     "iterations": ("USL.K_MEANS_NITERS",),

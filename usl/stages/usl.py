@@ -16,13 +16,13 @@ from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.geometry.points import Points, check_budget
 from usl.lists.exports import check_exports
-from usl.lists.read import read_known
+from usl.lists.read import Known, read_known
 from usl.lists.write import Selected, selected_csv
 from usl.report.selection import Duplicates, Result, print_picks
 from usl.run import Run, log
 from usl.selectors.usl import Regularizer, check_labelled
 from usl.stages import report, selection
-from usl.stages.duplicates import leave_out_duplicates
+from usl.stages.duplicates import check_duplicates, leave_out_duplicates
 from usl.stages.inputs import (
     add_image_files,
     add_recompute,
@@ -32,6 +32,8 @@ from usl.stages.inputs import (
     run_defaults,
 )
 from usl.stages.pool import Pool, add_features, embed_pool, encoder_unless_given, note_pool
+
+NONE_KNOWN = Known([], 0)
 
 
 def add_usl(c: CfgNode) -> CfgNode:
@@ -127,7 +129,8 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
         raise InputError(f"DATASET.UNREADABLE is {unreadable!r}; choose stop or skip")
     if "DATALOADER" in cfg and cfg.DATALOADER.BATCH_SIZE < 1:
         raise InputError(f"DATALOADER.BATCH_SIZE is {cfg.DATALOADER.BATCH_SIZE}; choose at least 1")
-    check_exports(cfg.get("EXPORT", []))
+    check_exports(cfg.get("EXPORT", []), cfg.get("EXPORT_CLASSES", []))
+    check_duplicates(cfg.USL)
     if cfg.get("EXPORT") and "IMAGES" in cfg.get("FEATURES", {}) and not cfg.FEATURES.IMAGES:
         raise InputError("EXPORT needs the files of the rows; give FEATURES.IMAGES")
     regularizer_of(cfg.USL.REG)
@@ -154,20 +157,28 @@ def _within(regularizer: Regularizer, budget: int) -> str:
     return f"picks nearer than {regularizer.horizon_dist:g} (squared)"
 
 
-def labelled_of(cfg: CfgNode, pool: Pool) -> tuple[torch.Tensor, int]:
-    """Rows of the pool whose labels are known, (L,), int64, and the number of this round.
+def read_labelled_rows(
+    cfg: CfgNode, size: int, ids: Sequence[str] | None, images: AnyDataset | None
+) -> Known:
+    """The rows of a data set that USL.LABELED_INDICES_PATH names, and the round that made it.
 
-    Of USL.LABELED_INDICES_PATH, less those that are left out of the pool.
+    ``ids`` (size,) are what its rows are called, unless its images are.
     """
     path = cfg.USL.LABELED_INDICES_PATH
     if not path:
-        return torch.empty(0, dtype=torch.int64), 1
+        return NONE_KNOWN
     found = find_input(path, "list of labelled images (USL.LABELED_INDICES_PATH)")
-    known = read_known(found, pool.ids, pool.size)
+    names = images.paths if isinstance(images, FolderDataset) else ids
+    return read_known(found, names, size, ids=ids)
+
+
+def labelled_in(pool: Pool, known: Known) -> torch.Tensor:
+    """Rows of the pool whose labels are known, (L,), int64; for what is left out its stand-in."""
     named = known.rows if pool.stand_in is None else pool.stand_in[known.rows]
     rows = np.flatnonzero(np.isin(pool.rows, named))
-    log.info("%d images are labelled already; round %d", len(rows), known.round + 1)
-    return torch.from_numpy(rows), known.round + 1
+    if known.rows:
+        log.info("images that are labelled already: %d; round %d", len(rows), known.round + 1)
+    return torch.from_numpy(rows)
 
 
 def choose_images(
@@ -176,6 +187,7 @@ def choose_images(
     """Embed images and choose from them; ``title`` names them in the report, ``csvs`` as below."""
     budget = cfg.USL.NUM_SELECTED_SAMPLES
     check_settings(cfg, [budget], len(images))
+    known = read_labelled_rows(cfg, len(images), None, images)
     encoder = encoder_unless_given(cfg, images)
     run = begin(cfg, call)
 
@@ -191,6 +203,7 @@ def choose_images(
         pool,
         images=images,
         csvs=csvs,
+        known=known,
         duplicates=duplicates,
         title=f"{budget} of {len(images):,} images worth labelling",
         facts={"Data set": title, "Encoder": pool.made_by},
@@ -206,6 +219,7 @@ def choose(
     facts: dict[str, Any],
     images: AnyDataset | None = None,
     csvs: bool = False,
+    known: Known = NONE_KNOWN,
     duplicates: Duplicates | None = None,
 ) -> None:
     """Choose with USL from features, once for every seed: section 3 of the paper, step by step.
@@ -222,11 +236,13 @@ def choose(
         The images, for pictures, class counts and exports.
     csvs : bool
         Also write the CSVs of the labelled and of all other images.
+    known : Known
+        From :func:`read_labelled_rows`.
     duplicates : Duplicates, optional
         For the report.
     """
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
-    labelled, number = labelled_of(cfg, pool)
+    labelled = labelled_in(pool, known)
     check_labelled(labelled, budget, len(pool.features))
     features, points = pool.features, Points(pool.features.values, run.device)
     note_pool(run, pool)
@@ -279,7 +295,7 @@ def choose(
         print_picks(results[-1], images)
 
     # 4. Show them.
-    run.save_text("selected.csv", selected_csv(selected, pool.ids, round=number))
+    run.save_text("selected.csv", selected_csv(selected, pool.ids, round=known.round + 1))
     report.finish(
         run,
         results,

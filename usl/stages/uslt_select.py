@@ -101,7 +101,7 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
     check_head(uslt.HEAD_IN_USE, len(heads))
     budget = uslt.NUM_SELECTED_SAMPLES or clusters
     check_budget(budget, images)
-    check_exports(cfg.EXPORT)
+    check_exports(cfg.EXPORT, cfg.EXPORT_CLASSES)
     return heads, budget
 
 
