@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from helpers import answered, make_folder, pets
+from helpers import make_folder, pets
+from labelling import answered
 
 from usl import InputError
 from usl.data.datasets import open_dataset

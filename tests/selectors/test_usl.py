@@ -109,7 +109,7 @@ def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
             monkeypatch.setattr(module, "SCRATCH", scratch)
         torch.set_num_threads(count)
         try:
-            again = find_neighbors(x, 30, tile_bytes=tile)
+            again = find_neighbors(x, 30, memory=tile)
             other = select(x, 50, k=30, regularizer=regularizer)
         finally:
             torch.set_num_threads(threads)

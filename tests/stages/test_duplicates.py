@@ -69,7 +69,9 @@ def test_near_ones_are_merged_where_asked(photos, tmp_path, script, capsys):
         i for i in range(33) if i not in (2, 31, 32)
     ]
     more = ("USL.MERGE_NEAR_DUPLICATES", True, "USL.NUM_SELECTED_SAMPLES", 31)
-    with pytest.raises(InputError, match="is 31, and USL.MERGE_NEAR_DUPLICATES leaves .*; choose 1 to 30"):
+    with pytest.raises(
+        InputError, match="is 31, and USL.MERGE_NEAR_DUPLICATES leaves .*; choose 1 to 30"
+    ):
         script(IMAGES, *options(photos, tmp_path / "more", *more))
 
 
@@ -93,7 +95,9 @@ def test_a_labelled_copy_counts_for_the_image_that_stands_for_it(photos, tmp_pat
     assert sorted(printed_alone(capsys.readouterr().out)) == [
         i for i in range(33) if i not in (0, 2, 3, 31, 32)
     ]
-    assert "images that are labelled already: 2; round 2" in (tmp_path / "run" / "run.log").read_text()
+    assert (
+        "images that are labelled already: 2; round 2" in (tmp_path / "run" / "run.log").read_text()
+    )
 
 
 @pytest.mark.usefixtures("no_pictures")

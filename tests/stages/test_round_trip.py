@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 from commands import FINETUNE, FIXMATCH
-from helpers import ROOT, answered, printed_alone, rows_of
+from helpers import ROOT, printed_alone, rows_of
+from labelling import answered
 
 from usl.data.datasets import open_dataset
 

@@ -1,5 +1,8 @@
 """What every backend of neighbours must do, whatever the features."""
 
+import logging
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,42 +10,115 @@ from helpers import features
 from oracles import selection as oracle
 
 from usl import InputError
+from usl.geometry.neighbors import compiled, exact
 from usl.geometry.neighbors.exact import BACKENDS, backend_of, find_neighbors
+from usl.geometry.neighbors.proposal import indices_of
 from usl.geometry.points import Points, squared_distances
 
 
+def shell(n, d):
+    """Points around one far from the origin, whose distances differ by less than float32 tells."""
+    random = np.random.RandomState(0)
+    out = random.randn(n, d)
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    return 1 + 1e-3 * out * (1 + 1e-9 * random.permutation(n))[:, None]
+
+
+def few(n, d):
+    """Nine vectors, again and again, with equal distances between different ones."""
+    return np.random.RandomState(0).randint(0, 3, (n, 2)).repeat(d, axis=1).astype(np.float32)
+
+
+MADE = {"shell": shell, "few": few}
+
+
+def made(kind, n, d):
+    return MADE[kind](n, d) if kind in MADE else features(kind, n, d)
+
+
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("kind", ["sphere", "grid", "duplicates", "constant", "far", "outlier"])
-def test_neighbours_are_those_of_the_oracle(name, kind):
-    x = features(kind, 90, 5)
+@pytest.mark.parametrize(
+    "kind",
+    ["sphere", "grid", "duplicates", "constant", "far", "outlier", "tiny", "shell", "few"],
+)
+def test_neighbours_are_those_of_the_oracle(monkeypatch, name, kind):
+    x = made(kind, 190, 5)
     distances, indices = oracle.neighbors(x, 12)
-    for tile_bytes in (1 << 10, 1 << 26):
-        found = find_neighbors(x, 12, backend=name, tile_bytes=tile_bytes)
-        assert np.array_equal(found.indices.numpy(), indices)
-        np.testing.assert_allclose(found.mean_distances, distances.mean(1), rtol=1e-12)
+    for block in (32, 2048):
+        monkeypatch.setattr(compiled, "BLOCK", block)
+        # The lists of some blocks, or of all, at once.
+        for memory in (1 << 10, 1 << 26):
+            found = find_neighbors(x, 12, backend=name, memory=memory)
+            assert np.array_equal(found.indices.numpy(), indices)
+            assert np.array_equal(found.distances.numpy(), distances.astype(np.float32))
+            np.testing.assert_allclose(found.mean_distances, distances.mean(1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("kind", ["sphere", "far", "outlier", "tiny"])
-def test_proposals_are_within_their_error_and_leave_out_nothing_nearer(name, kind):
-    points = Points(features(kind, 200, 16))
-    rows = torch.arange(50, 90)
-    values, candidates = BACKENDS[name](points, rows, 20, 1 << 12)
-    assert values.shape == candidates.shape == (40, 20)
+@pytest.mark.parametrize("kind", ["sphere", "far", "outlier", "tiny", "shell"])
+@pytest.mark.parametrize("memory", [1 << 12, 1 << 30])
+def test_proposals_are_within_their_error_and_leave_out_nothing_nearer(
+    monkeypatch, name, kind, memory
+):
+    monkeypatch.setattr(compiled, "BLOCK", 64)
+    monkeypatch.setattr(compiled, "SAMPLE", 128)
+    points = Points(made(kind, 200, 16))
     lengths = points.norms.double().sqrt()
-    exact = squared_distances(points.fast[rows, None], points.fast[None])
-    bound = points.error * (lengths[rows, None] + lengths) ** 2
-    for row in range(40):
-        assert len(set(candidates[row].tolist())) == 20
-        gap = (values[row].double() - exact[row, candidates[row]]).abs()
-        assert (gap <= bound[row, candidates[row]]).all()
-        left = torch.ones(200, dtype=torch.bool)
-        left[candidates[row]] = False
-        nearest = (exact[row] + bound[row])[left].min()
-        assert values[row].max() <= nearest + bound[row].max()
+    true = squared_distances(points.fast[:, None], points.fast[None])
+    bound = points.error * (lengths[:, None] + lengths) ** 2
+    seen = []
+    for proposal in BACKENDS[name](points, 20, memory):
+        values = (proposal.candidates >> 32).int().view(torch.float32).double()
+        for n, row in enumerate(proposal.rows.tolist()):
+            fill = int(proposal.fill[n])
+            near = indices_of(proposal.candidates[n, :fill])
+            assert len(set(near.tolist())) == fill
+            assert ((values[n, :fill] - true[row, near]).abs() <= bound[row, near]).all()
+            left = torch.ones(200, dtype=torch.bool)
+            left[near] = False
+            assert ((true[row] + bound[row])[left] >= proposal.left_out[n]).all()
+            seen.append(row)
+    assert sorted(seen) == list(range(200))
+
+
+@pytest.mark.slow
+def test_the_same_bits_for_every_number_of_threads_and_backend():
+    x = features("sphere", 6000, 40)
+    expected = find_neighbors(x, 30, backend="torch")
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found = find_neighbors(x, 30, backend="compiled")
+            assert torch.get_num_threads() == threads
+            for key in ("distances", "indices", "mean_distances"):
+                assert torch.equal(getattr(found, key), getattr(expected, key)), (threads, key)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_names():
-    assert backend_of("auto") in BACKENDS.values()
+    assert backend_of("auto") == "torch"
+    assert backend_of("auto", Points(np.zeros((exact.FEW, 1)))) == "compiled"
+    assert backend_of("auto", Points(np.zeros((exact.FEW - 1, 1)))) == "torch"
     with pytest.raises(InputError, match="unknown `backend` 'abacus'; choose one of auto, torch"):
         backend_of("abacus")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missing):
+    many = Points(np.zeros((exact.FEW, 1)))
+    exact._compiled_works.cache_clear()
+    with caplog.at_level(logging.INFO, "usl"):
+        logging.getLogger("usl").propagate = True
+        if missing:
+            monkeypatch.delattr("usl.geometry.neighbors.settling", raising=False)
+            monkeypatch.setitem(sys.modules, "usl.geometry.neighbors.settling", None)
+        else:
+            monkeypatch.setattr("usl.geometry.neighbors.kernels.fold", lambda terms, width: 0.0)
+        assert [backend_of("auto", many) for _ in range(2)] == ["torch", "torch"]
+        with pytest.raises(InputError, match="`backend` compiled does not run here; pip install"):
+            backend_of("compiled", many)
+    exact._compiled_works.cache_clear()
+    said = [r.getMessage() for r in caplog.records if "does not run here" in r.getMessage()]
+    assert len(said) == 1

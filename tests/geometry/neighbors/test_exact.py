@@ -5,16 +5,16 @@ import torch
 from helpers import features
 from oracles import selection as oracle
 
-from usl.geometry.neighbors import exact as neighbors_module
+from usl.geometry.neighbors import torch as torch_backend
 from usl.geometry.neighbors.exact import find_neighbors, itself_first
 
 
 def test_neighbours_equal_the_oracle_through_every_tile(monkeypatch):
-    monkeypatch.setattr(neighbors_module, "TILE_COLUMNS", 50)
+    monkeypatch.setattr(torch_backend, "TILE_COLUMNS", 50)
     for kind in ("sphere", "grid", "duplicates"):
         x = features(kind, 230, 5)
         d, indices = oracle.neighbors(x, 21)
-        found = find_neighbors(x, 21, tile_bytes=1 << 12)
+        found = find_neighbors(x, 21, backend="torch", memory=1 << 12)
         assert found.indices.tolist() == indices.tolist()
         np.testing.assert_array_equal(found.distances.numpy(), d.astype(np.float32))
 

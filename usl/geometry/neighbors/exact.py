@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,16 +14,28 @@ from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry.neighbors import torch as torch_backend
-from usl.geometry.neighbors.torch import TILE_BYTES, TILE_COLUMNS
-from usl.geometry.points import SCRATCH, Points, as_points, fold_sum, squared_distances
+from usl.geometry.neighbors.proposal import Backend, Proposal, indices_of
+from usl.geometry.points import (
+    SCRATCH,
+    Points,
+    as_points,
+    first_copies,
+    fold_sum,
+    squared_distances,
+)
+
+log = logging.getLogger("usl")
 
 # A mean distance below this is taken as this: duplicates have 0 and would have infinite density.
 SMALLEST = 1e-12
 
-# (points, rows (n,), width, tile_bytes) to approximate squared distances in the units of
-# ``points.fast``, within ``points.error``, and the points they belong to, both (n, width), such
-# that no point left out has a smaller approximate distance than those returned.
-Backend = Callable[[Points, Tensor, int, int], tuple[Tensor, Tensor]]
+# Bytes of a tile of distances, and of the lists of the compiled backend.
+TILE_BYTES = 1 << 26
+LIST_BYTES = 1 << 29
+# With fewer points the compiled backend would spend more on beginning than it saves.
+FEW = 4096
+# Where there are so many times as many points as distinct ones, these are searched first.
+COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ def find_neighbors(
     k: int,
     *,
     backend: str = "auto",
-    tile_bytes: int = TILE_BYTES,
+    memory: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Neighbors:
     """Find the exact K nearest neighbours of every point under squared Euclidean distance.
@@ -77,8 +91,8 @@ def find_neighbors(
         Neighbours of each point, the point itself included; 1 ≤ k ≤ N.
     backend : str
         Which of ``BACKENDS`` proposes candidates, or ``auto``. The result does not depend on it.
-    tile_bytes : int
-        Memory for one tile of float32 distances. The result does not depend on it.
+    memory : int, optional
+        Bytes for tiles or lists of the backend. The result does not depend on it.
     device : str or torch.device
         Where to compute, unless ``features`` are Points, which say so themselves.
 
@@ -95,52 +109,115 @@ def find_neighbors(
     points = as_points(features, device)
     if not 1 <= k <= len(points):
         raise InputError(f"`k` is {k}; choose 1 to {len(points)}, the number of images")
-    return _find(points, k, backend_of(backend), tile_bytes)
+    first = first_copies(points.host)
+    distinct = (first == torch.arange(len(first))).nonzero()[:, 0]
+    if COPIES * len(distinct) <= len(points):
+        return _find_distinct(points, k, backend, memory, first, distinct)
+    return _find(points, k, backend, memory)
 
 
-def backend_of(name: str) -> Backend:
-    """The backend of this name; ``auto`` takes the fastest here, today always ``torch``.
+def backend_of(name: str, points: Points | None = None) -> str:
+    """The backend of this name; for ``auto`` the fastest for these points, without any ``torch``.
 
     Raises
     ------
     InputError
-        Unknown; the known names are listed.
+        Unknown, in which case the known names are listed, or one that does not run here.
     """
     if name == "auto":
-        return BACKENDS["torch"]
+        many = points is not None and points.device.type == "cpu" and len(points) >= FEW
+        return "compiled" if many and _compiled_works() else "torch"
     if name not in BACKENDS:
         known = ", ".join(("auto", *BACKENDS))
         raise InputError(f"unknown `backend` {name!r}; choose one of {known}")
-    return BACKENDS[name]
+    if name == "compiled" and points is not None:
+        if points.device.type != "cpu":
+            raise InputError(f"`backend` compiled is for CPUs, not {points.device}; choose auto")
+        if not _compiled_works():
+            raise InputError("`backend` compiled does not run here; pip install numba, or auto")
+    return name
 
 
-def _find(points: Points, k: int, propose: Backend, tile_bytes: int) -> Neighbors:
-    n = len(points)
+@cache
+def _compiled_works() -> bool:
+    """Whether there is numba, and what it compiles does what it should; said once where not."""
+    try:
+        from usl.geometry.neighbors import settling
+
+        settling.check()
+    except Exception as error:
+        log.info("neighbours are found by torch: the compiled search does not run here (%s)", error)
+        return False
+    return True
+
+
+def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
+    n, used = len(points), backend_of(name, points)
+    log.info("neighbours by %s", used)
     result = Neighbors(
         distances=torch.empty(n, k, dtype=torch.float32),
         indices=torch.empty(n, k, dtype=torch.int64),
         mean_distances=torch.empty(n, dtype=torch.float64),
     )
-    # More candidates than asked for: the rounding error of float32 must not reach the last.
-    width = min(n, k + 16 + k // 16)
-    rows_at_once = max(1, tile_bytes // (4 * min(n, TILE_COLUMNS)))
-    unsettled = []
-    for start in tqdm(range(0, n, rows_at_once), desc="neighbours", unit="block", disable=None):
-        rows = torch.arange(start, min(start + rows_at_once, n), device=points.device)
-        values, candidates = propose(points, rows, width, tile_bytes)
-        distances, indices = _settle(points, rows, candidates, k)
-        _store(result, rows, distances, indices)
-        if width < n:
-            reach = _reach(points, rows, distances[:, -1])
-            unsettled.append(rows[values.amax(dim=1).double() <= reach])
-    if unsettled:
-        _settle_rest(points, torch.cat(unsettled), k, result)
+    rest = torch.arange(n)
+    if used != "torch":
+        from usl.geometry.neighbors import settling
+
+        unsettled = [torch.empty(0, dtype=torch.int64)]
+        for proposal in BACKENDS[used](points, k, memory or LIST_BYTES):
+            distances, indices, settled = settling.settle(points, proposal, k)
+            _store(result, proposal.rows[settled], distances[settled], indices[settled])
+            unsettled.append(proposal.rows[~settled])
+        rest = torch.cat(unsettled)
+    unsettled = [torch.empty(0, dtype=torch.int64)]
+    for proposal in torch_backend.propose(points, k, memory or TILE_BYTES, rows=rest):
+        distances, indices = _settle(points, proposal, k)
+        _store(result, proposal.rows, distances, indices)
+        rows = proposal.rows.to(points.device)
+        reach = _reach(points, rows, distances[:, -1]).cpu()
+        unsettled.append(proposal.rows[proposal.left_out.double().cpu() <= reach])
+    _settle_rest(points, torch.cat(unsettled).to(points.device), k, result)
     return result
 
 
-def _settle(points: Points, rows: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Exact distances to the candidates, sorted by (distance, index); the first ``k``."""
-    candidates = candidates.sort(dim=1).values
+def _find_distinct(
+    points: Points, k: int, name: str, memory: int | None, first: Tensor, distinct: Tensor
+) -> Neighbors:
+    """:func:`_find` where many points are copies: among the distinct ones, each then its copies.
+
+    The K nearest points are copies of the K nearest distinct points: each of these has a copy, and
+    one that is as far away as the last of them, but not among them, comes behind all of them.
+    """
+    few = min(k, len(distinct))
+    found = _find(Points(points.host[distinct], points.device), few, name, memory)
+    order = torch.argsort(first, stable=True)
+    sizes = torch.bincount(first, minlength=len(points))[distinct]
+    begins = sizes.cumsum(0) - sizes
+    result = Neighbors(
+        distances=torch.empty(len(points), k, dtype=torch.float32),
+        indices=torch.empty(len(points), k, dtype=torch.int64),
+        mean_distances=torch.empty(len(points), dtype=torch.float64),
+    )
+    for one, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
+        near = found.indices[one]
+        copies = torch.cat(
+            [
+                order[b : b + s]
+                for b, s in zip(begins[near].tolist(), sizes[near].tolist(), strict=True)
+            ]
+        )
+        exact = squared_distances(points.host[copies], points.host[distinct[one]])
+        rank = torch.argsort(copies, stable=True)
+        rank = rank[torch.argsort(exact[rank], stable=True)][:k]
+        members = order[begin : begin + size]
+        _store(result, members, exact[rank].expand(size, -1), copies[rank].expand(size, -1))
+    return result
+
+
+def _settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor]:
+    """Exact distances to all candidates, sorted by (distance, index); the first ``k``."""
+    rows = proposal.rows.to(points.device)
+    candidates = indices_of(proposal.candidates).sort(dim=1).values
     exact = torch.empty(candidates.shape, dtype=torch.float64, device=points.device)
     step = max(1, SCRATCH // (candidates.shape[1] * points.dim))
     for a in range(0, len(rows), step):
@@ -201,4 +278,11 @@ def _store(result: Neighbors, rows: Tensor, distances: Tensor, indices: Tensor) 
     result.mean_distances[where] = (fold_sum(distances.clone()) / k).cpu()
 
 
-BACKENDS: dict[str, Backend] = {"torch": torch_backend.propose}
+def _compiled(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+    # Imports numba, which takes its time.
+    from usl.geometry.neighbors import compiled
+
+    return compiled.propose(points, k, memory)
+
+
+BACKENDS: dict[str, Backend] = {"torch": torch_backend.propose, "compiled": _compiled}

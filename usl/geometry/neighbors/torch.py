@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from usl.geometry.neighbors.proposal import Proposal, packed
 from usl.geometry.points import Points
 
-# Columns of one tile of float32 distances, and its bytes.
+# Columns of one tile of float32 distances.
 TILE_COLUMNS = 65536
-TILE_BYTES = 1 << 26
 
 
-def propose(points: Points, rows: Tensor, width: int, tile_bytes: int) -> tuple[Tensor, Tensor]:
-    """Float32 distances of ``rows`` to all points, tile by tile; the ``width`` smallest of each.
+def propose(
+    points: Points, k: int, memory: int, *, rows: Tensor | None = None
+) -> Iterator[Proposal]:
+    """The points with the smallest float32 distances, a few more than k, tile by tile.
 
     Parameters
     ----------
     points : Points
-    rows : Tensor (n,), int64, on the device of ``points``
-    width : int
-        Candidates of each row.
-    tile_bytes : int
-        Memory for one tile of distances.
+    k : int
+    memory : int
+        Bytes for one tile of distances.
+    rows : Tensor, int64, optional
+        The points to find candidates for; default all.
 
-    Returns
-    -------
-    values : Tensor (n, width), float32
-        Squared distances in the units of ``points.fast``. Their error is that of a float32 dot
-        product of D terms, ``points.error``.
-    candidates : Tensor (n, width), int64
+    Notes
+    -----
+    The error is that of a float32 dot product of D terms, see :class:`usl.geometry.points.Points`.
     """
+    n = len(points)
+    wanted = torch.arange(n) if rows is None else rows
+    # More candidates than asked for: the rounding error of float32 must not reach the last.
+    width = min(n, k + 16 + k // 16)
+    rows_at_once = max(1, memory // (4 * min(n, TILE_COLUMNS)))
+    starts = range(0, len(wanted), rows_at_once)
+    for start in tqdm(starts, desc="neighbours", unit="block", disable=None):
+        part = wanted[start : start + rows_at_once]
+        values, candidates = _smallest(points, part.to(points.device), width, memory)
+        left_out = values.amax(dim=1) if width < n else torch.full((len(part),), torch.inf)
+        fill = torch.full((len(part),), width, dtype=torch.int32)
+        yield Proposal(part, packed(values, candidates), fill, left_out)
+
+
+def _smallest(points: Points, rows: Tensor, width: int, memory: int) -> tuple[Tensor, Tensor]:
     x, x_norms = points.fast[rows], points.norms[rows]
     best: tuple[Tensor, Tensor] | None = None
-    columns = max(width, min(TILE_COLUMNS, tile_bytes // (4 * len(rows))))
+    columns = max(width, min(TILE_COLUMNS, memory // (4 * len(rows))))
     for start in range(0, len(points), columns):
         y = points.fast[start : start + columns]
         tile = torch.addmm(points.norms[start : start + columns], x, y.T, alpha=-2)

@@ -1,0 +1,74 @@
+"""Compiled loops against what they stand for."""
+
+import numpy as np
+import pytest
+import torch
+
+from usl.geometry.neighbors import kernels
+from usl.geometry.neighbors.compiled import _tournament
+from usl.geometry.points import fold_sum, squared_distances
+
+
+def test_sums_have_the_bits_of_fold_sum():
+    random = np.random.RandomState(0)
+    for width in range(1, 135):
+        terms = random.randn(width) * 10.0 ** random.randint(-9, 9, width)
+        assert kernels.fold(terms.copy(), width) == float(fold_sum(torch.from_numpy(terms.copy())))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("dim", [1, 2, 3, 7, 64, 100, 129])
+def test_distances_have_the_bits_of_squared_distances(kind, dim):
+    x = np.random.RandomState(dim).randn(9, dim).astype(kind)
+    expected = squared_distances(torch.from_numpy(x[:, None]), torch.from_numpy(x[None]))
+    for a in range(9):
+        row, terms = x[a].astype(np.float64), np.empty(dim)
+        found = [kernels._distance(row, x, b, terms) for b in range(9)]
+        assert found == expected[a].tolist()
+
+
+@pytest.mark.parametrize("ties", [3, 1000])
+def test_the_smallest_are_moved_to_the_front(ties):
+    random = np.random.RandomState(0)
+    for n in (1, 2, 5, 40, 41):
+        for k in {1, n // 2 or 1, n}:
+            entries = random.randint(ties, size=n).astype(np.int64)
+            moved = entries.copy()
+            largest = kernels.smallest_first(moved, n, k)
+            assert sorted(moved[:k]) == sorted(entries)[:k] and largest == max(moved[:k])
+            assert sorted(moved) == sorted(entries)
+
+
+def test_lists_that_overflow_keep_the_smallest():
+    random = np.random.RandomState(0)
+    tile = random.rand(4, 320).astype(np.float32)
+    tile[0, :40] -= 2  # less than nothing, as rounding makes it
+    lists, fill = np.zeros((400, 16), np.int64), np.zeros(400, np.int32)
+    limits = np.full(400, np.inf, np.float32)
+    kernels.collect(tile, 0, 64, limits, False, lists, fill)
+    for row in range(4):
+        values = np.maximum(tile[row], 0)
+        near = lists[row, : fill[row]] & 0xFFFFFFFF
+        assert 12 <= fill[row] < 16 and len(set(near)) == fill[row]
+        left = np.delete(values, near - 64)
+        assert limits[row] <= left.min() and values[near - 64].max() <= left.min()
+
+
+def test_both_lists_of_a_pair_get_it():
+    tile = np.full((2, 32), 9, np.float32)
+    tile[1, 5] = 1
+    lists, fill = np.zeros((64, 8), np.int64), np.zeros(64, np.int32)
+    limits = np.full(64, 2, np.float32)
+    kernels.collect(tile, 0, 32, limits, True, lists, fill)
+    assert fill[1] == fill[37] == 1 == fill.sum() / 2
+    assert lists[1, 0] & 0xFFFFFFFF == 37 and lists[37, 0] & 0xFFFFFFFF == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 7])
+def test_every_pair_meets_once_and_nobody_plays_twice_in_a_round(count):
+    rounds = list(_tournament(count))
+    for pairs in rounds[1:]:
+        players = [player for pair in pairs for player in pair]
+        assert len(players) == len(set(players))
+    pairs = [pair for together in rounds for pair in together]
+    assert sorted(pairs) == [(a, b) for a in range(count) for b in range(a, count)]

@@ -1,0 +1,313 @@
+"""Compiled inner loops of neighbours (numba). Imported only where they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# Columns that are compared at once before any of them is looked at alone; widths of tiles are
+# multiples of it.
+LANES = 32
+# Candidates whose points are fetched before they are needed.
+AHEAD = 4
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _jit(function: Function) -> Function:
+    """Compile when first called, and keep it beside this file.
+
+    Nothing is reassociated or fused: float64 results have the bits of their definitions.
+    """
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    return cast(Function, compiled)
+
+
+def _intrinsic(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is made of LLVM's instructions, for whatever CPU is there."""
+    return cast(Callable[..., Any], intrinsic(build))
+
+
+@_intrinsic
+def _below(typing: Any, entries: Any, limits: Any, limit: Any) -> Any:
+    """Which of LANES entries at an address are below one limit, or below their own: a bit each."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        entries, limits, limit = arguments
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        nothing = ir.Constant(vector, ir.Undefined)
+
+        def load(address: Any) -> Any:
+            loaded = builder.load(builder.inttoptr(address, vector.as_pointer()))
+            loaded.align = 4
+            return loaded
+
+        first = builder.insert_element(nothing, limit, ir.IntType(32)(0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        everywhere = builder.shuffle_vector(first, nothing, lanes)
+        values = load(entries)
+        hits = builder.or_(
+            builder.fcmp_ordered("<", values, everywhere),
+            builder.fcmp_ordered("<", values, load(limits)),
+        )
+        return builder.bitcast(hits, ir.IntType(LANES))
+
+    return types.uint32(types.uintp, types.uintp, types.float32), build
+
+
+@_intrinsic
+def _lowest_bit(typing: Any, bits: Any) -> Any:
+    """Number of the lowest bit that is set, of one at least."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.uint32(types.uint32), build
+
+
+@_intrinsic
+def _fetch(typing: Any, address: Any) -> Any:
+    """Begin to load what is at an address into the cache."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        name = "llvm.prefetch.p0"
+        function: Any = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
+        where = builder.inttoptr(arguments[0], byte)
+        builder.call(function, [where, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), build
+
+
+@_jit
+def collect(
+    tile: Any, row: int, column: int, limits: Any, both: bool, lists: Any, fill: Any
+) -> None:
+    """Put the entries of a tile that are below their limits into lists.
+
+    Parameters
+    ----------
+    tile : ndarray (n, m), float32
+        Approximate squared distances of points ``row``, … to points ``column``, …; m is a multiple
+        of ``LANES``.
+    row, column : int
+    limits : ndarray (N,), float32
+        One a point; an entry below it belongs into the point's list. Falls when a list is full.
+    both : bool
+        Serve the lists of the columns too.
+    lists : ndarray (N, capacity), int64
+        Entries as :class:`usl.geometry.neighbors.proposal.Proposal` has them.
+    fill : ndarray (N,), int32
+        Entries of each.
+    """
+    n, m = tile.shape
+    never = np.full(LANES, -np.inf, dtype=np.float32)
+    entries, columns = tile.ctypes.data, never.ctypes.data
+    for i in range(n):
+        one = row + i
+        for start in range(0, m, LANES):
+            if both:
+                columns = limits.ctypes.data + 4 * (column + start)
+            at = entries + 4 * (i * m + start)
+            hits = _below(np.uintp(at), np.uintp(columns), limits[one])
+            while hits:
+                j = start + _lowest_bit(hits)
+                hits &= hits - np.uint32(1)
+                value, other = tile[i, j], column + j
+                if value < limits[one]:
+                    _append(one, value, other, limits, lists, fill)
+                if both and value < limits[other]:
+                    _append(other, value, one, limits, lists, fill)
+
+
+@_jit
+def _append(one: int, value: Any, other: int, limits: Any, lists: Any, fill: Any) -> None:
+    at, capacity = fill[one], lists.shape[1]
+    # What rounding made negative is nearer to the truth as 0; bits of others are in their order.
+    bits = np.float32(max(value, np.float32(0))).view(np.int32)
+    lists[one, at] = (np.int64(bits) << 32) | np.int64(other)
+    fill[one] = at + 1
+    if at + 1 == capacity:
+        keep = capacity * 3 // 4
+        limits[one] = _value(smallest_first(lists[one], capacity, keep))
+        fill[one] = keep
+
+
+@_jit
+def _value(entry: int) -> Any:
+    return np.int32(entry >> 32).view(np.float32)
+
+
+@_jit
+def smallest_first(entries: Any, n: int, k: int) -> int:
+    """Move the k smallest of the first n entries to the front; the largest of them.
+
+    Hoare's selection.
+    """
+    low, high = 0, n - 1
+    while low < high:
+        pivot = entries[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while entries[i] < pivot:
+                i += 1
+            while entries[j] > pivot:
+                j -= 1
+            if i <= j:
+                entries[i], entries[j] = entries[j], entries[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            break
+    largest = entries[0]
+    for i in range(1, k):
+        largest = max(largest, entries[i])
+    return int(largest)
+
+
+@_jit
+def rank_limits(tile: Any, rank: int, limits: Any) -> None:
+    """The value of a rank, from 0, in each row of a tile as for :func:`collect`: (n,) float32."""
+    entries = np.empty((1, 4 * (rank + 1)), np.int64)
+    fill, limit = np.empty(1, np.int32), np.empty(1, np.float32)
+    for i in range(len(tile)):
+        fill[0], limit[0] = 0, np.inf
+        collect(tile[i : i + 1], 0, 0, limit, False, entries, fill)
+        limits[i] = _value(smallest_first(entries[0], fill[0], rank + 1))
+
+
+@_jit
+def fold(terms: Any, width: int) -> float:
+    """:func:`usl.geometry.points.fold_sum` of the first ``width`` float64 terms."""
+    while width > 1:
+        half = width // 2
+        for i in range(half):
+            terms[i] += terms[half + i]
+        if width % 2:
+            terms[0] += terms[width - 1]
+        width = half
+    return float(terms[0])
+
+
+@_jit
+def settle(
+    points: Any,
+    rows: Any,
+    lists: Any,
+    fill: Any,
+    left_out: Any,
+    norms: Any,
+    error: float,
+    unit: float,
+    distances: Any,
+    indices: Any,
+    settled: Any,
+) -> None:
+    """The nearest of each row among its candidates, by exact distances.
+
+    Only candidates that the error of their values cannot exclude are looked at.
+
+    Parameters
+    ----------
+    points : ndarray (N, D), float32 or float64
+    rows : ndarray (n,), int64
+    lists : ndarray (n, capacity), int64
+        Candidates, which are reordered.
+    fill : ndarray (n,), int32
+    left_out : ndarray (n,), float32
+        No point that is no candidate has a smaller value.
+    norms : ndarray (N,), float32
+        Squared lengths, in the units of values.
+    error : float
+        A value errs by at most ``error · (‖a‖ + ‖b‖)²``.
+    unit : float
+        Squared distance of one unit of values.
+    distances, indices : ndarray (n, k), float64 and int64
+        The result, by distance, then by index.
+    settled : ndarray (n,), bool
+        False where a point that is left out may be nearer.
+    """  # fmt: skip
+    dim, k = points.shape[1], distances.shape[1]
+    row, terms = np.empty(dim), np.empty(dim)
+    found, whose = np.empty(lists.shape[1]), np.empty(lists.shape[1], np.int64)
+    below = np.int64(0xFFFFFFFF)
+    base, size = points.ctypes.data, dim * points.itemsize
+    for r in range(len(rows)):
+        settled[r] = False
+        n, entries = fill[r], lists[r]
+        if n < k:
+            continue
+        smallest_first(entries, n, k)
+        for d in range(dim):
+            row[d] = np.float64(points[rows[r], d])
+        farthest, count = 0.0, k
+        for c in range(k):
+            if c + AHEAD < k:
+                start = base + (entries[c + AHEAD] & below) * size
+                for line in range(0, size, 64):
+                    _fetch(np.uintp(start + line))
+            whose[c] = entries[c] & below
+            found[c] = _distance(row, points, whose[c], terms)
+            farthest = max(farthest, found[c])
+        # With r the length of the row and d the distance, the other point is no longer than r + d.
+        length = np.sqrt(np.float64(norms[rows[r]])) * (1 + 1e-6)
+        apart = farthest / unit
+        reach = apart + error * (2 * length + np.sqrt(apart)) ** 2
+        if left_out[r] <= reach:
+            continue
+        for c in range(k, n):
+            if _value(entries[c]) <= reach:
+                whose[count] = entries[c] & below
+                found[count] = _distance(row, points, whose[count], terms)
+                count += found[count] <= farthest
+        _sort(found, whose, count)
+        for c in range(k):
+            distances[r, c], indices[r, c] = found[c], whose[c]
+        settled[r] = True
+
+
+@_jit
+def _distance(row: Any, points: Any, other: int, terms: Any) -> Any:
+    """:func:`usl.geometry.points.squared_distances` of a row, (D,) float64, to another point.
+
+    The terms are made and folded for the first time in one go.
+    """
+    dim, half = len(row), len(row) // 2
+    if dim == 1:
+        return (row[0] - np.float64(points[other, 0])) ** 2
+    near, far = points[other, :half], points[other, half : 2 * half]
+    for d in range(half):
+        a, b = row[d] - np.float64(near[d]), row[half + d] - np.float64(far[d])
+        terms[d] = a * a + b * b
+    if dim % 2:
+        last = row[dim - 1] - np.float64(points[other, dim - 1])
+        terms[0] += last * last
+    return fold(terms, half)
+
+
+@_jit
+def _sort(values: Any, who: Any, n: int) -> None:
+    """Sort pairs by value, then by whose it is. Shell's sort with Ciura's gaps."""
+    for gap in (701, 301, 132, 57, 23, 10, 4, 1):
+        for i in range(gap, n):
+            value, one = values[i], who[i]
+            j = i
+            while j >= gap and (
+                values[j - gap] > value or (values[j - gap] == value and who[j - gap] > one)
+            ):
+                values[j], who[j] = values[j - gap], who[j - gap]
+                j -= gap
+            values[j], who[j] = value, one

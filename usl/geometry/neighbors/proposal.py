@@ -1,0 +1,52 @@
+"""What a backend of neighbours hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from usl.geometry.points import Points
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Candidates for the neighbours of some points.
+
+    Values are approximate squared distances in the units of ``points.fast``, within
+    ``points.error · (‖a‖ + ‖b‖)²`` of the distance between a and b, and not negative. A candidate
+    is one number: the bits of its value, float32, above, and its index in the 32 bits below; so
+    they are in the order of their values.
+
+    Attributes
+    ----------
+    rows : Tensor (n,), int64
+        The points.
+    candidates : Tensor (n, w), int64
+    fill : Tensor (n,), int32
+        How many of the w count.
+    left_out : Tensor (n,), float32
+        No point that is no candidate has a smaller value.
+    """
+
+    rows: Tensor
+    candidates: Tensor
+    fill: Tensor
+    left_out: Tensor
+
+
+def packed(values: Tensor, indices: Tensor) -> Tensor:
+    """Candidates of values (n, w), float32, and indices (n, w), int64."""
+    bits = values.clamp_min(0).contiguous().view(torch.int32).long()
+    return (bits << 32) | indices
+
+
+def indices_of(candidates: Tensor) -> Tensor:
+    """Whose candidates are, int64."""
+    return candidates & 0xFFFFFFFF
+
+
+# (points, k, memory in bytes): candidates for all points, each once, in some order.
+Backend = Callable[[Points, int, int], Iterator[Proposal]]

@@ -1,0 +1,61 @@
+"""Settling by compiled code, on a CPU: the exact distances that decide, and no others."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from usl.geometry.neighbors import kernels
+from usl.geometry.neighbors.proposal import Proposal
+from usl.geometry.points import Points, fold_sum
+
+# Rows that a thread settles at a time.
+ROWS = 256
+
+
+def settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k nearest among the candidates of each row, where no point left out can be nearer.
+
+    Parameters
+    ----------
+    points : Points, on the CPU
+    proposal : Proposal
+        Its candidates are reordered.
+    k : int
+
+    Returns
+    -------
+    distances : Tensor (n, k), float64
+        With the bits of :func:`usl.geometry.points.squared_distances`.
+    indices : Tensor (n, k), int64
+    settled : Tensor (n,), bool
+        The others have no result.
+    """
+    n = len(proposal.rows)
+    distances, indices = np.empty((n, k)), np.empty((n, k), np.int64)
+    settled = np.empty(n, bool)
+    given = (proposal.rows, proposal.candidates, proposal.fill, proposal.left_out)
+    rows, lists, fill, left_out = (tensor.numpy() for tensor in given)
+    exact, norms = points.host.numpy(), points.norms.numpy()
+
+    def some(start: int) -> None:
+        part = slice(start, start + ROWS)
+        kernels.settle(
+            exact, rows[part], lists[part], fill[part], left_out[part], norms,
+            points.error, points.scale**2, distances[part], indices[part], settled[part],
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(some, range(0, n, ROWS)))
+    return torch.from_numpy(distances), torch.from_numpy(indices), torch.from_numpy(settled)
+
+
+def check() -> None:
+    """Raise ArithmeticError unless compiled sums have the bits of :func:`fold_sum`."""
+    terms = np.random.RandomState(0).randn(3, 77) * 10.0 ** np.arange(77)
+    expected = fold_sum(torch.from_numpy(terms.copy())).tolist()
+    if [kernels.fold(row, len(row)) for row in terms] != expected:
+        raise ArithmeticError("its sums are others")
