@@ -65,6 +65,33 @@ def test_published_settings_equal_the_oracle():
             assert found.picks.tolist() == picks.tolist()
 
 
+@pytest.mark.parametrize("labelled", [(), (3, 77, 150)])
+def test_only_picks_that_changed_are_evaluated_again(monkeypatch, labelled):
+    whole, evaluated = usl_module._Picker._penalty, []
+
+    def counting(self, rows, picks, own):
+        evaluated.append(len(picks))
+        return whole(self, rows, picks, own)
+
+    monkeypatch.setattr(usl_module._Picker, "_penalty", counting)
+    x = features("sphere", 200, 16, seed=5)
+    reg = Regularizer(rounds=10)
+    found = select(x, 30, seed=1, k=20, regularizer=reg, labelled=labelled)
+    if not labelled:
+        expected = oracle.usl(x, 30, seed=1, k=20, weight=0.5, alpha=0.5, momentum=0.9, rounds=10)[
+            0
+        ]
+        assert found.picks.tolist() == expected.tolist()
+    assert evaluated[0] == 30 + len(labelled) and min(evaluated) < 10
+    # As where every round evaluates all picks.
+    monkeypatch.setattr(usl_module, "PARTIAL", -1.0)
+    evaluated.clear()
+    full = select(x, 30, seed=1, k=20, regularizer=reg, labelled=labelled)
+    assert set(evaluated) == {30 + len(labelled)}
+    assert torch.equal(full.picks, found.picks)
+    assert torch.allclose(full.scores, found.scores, rtol=1e-9)
+
+
 def test_one_round_takes_the_densest_of_each_cluster():
     x = features("sphere", 100, 8)
     found = select(x, 7, k=10, regularizer=Regularizer(rounds=1))
@@ -136,9 +163,9 @@ def test_exact_scores_decide_between_images_that_are_nearly_equal(form, monkeypa
     rounded = usl_module._Picker._penalty
     noise = torch.Generator().manual_seed(0)
 
-    def rounding(self, rows, picks):
+    def rounding(self, rows, picks, own):
         errors = 2 * torch.rand(len(rows), generator=noise, dtype=torch.float64) - 1
-        return rounded(self, rows, picks) * (1 + errors * usl_module.TERM_ERROR)
+        return rounded(self, rows, picks, own) * (1 + errors * usl_module.TERM_ERROR)
 
     monkeypatch.setattr(usl_module._Picker, "_penalty", rounding)
     x = features("sphere", 12, 4).repeat(2, axis=0)

@@ -34,6 +34,8 @@ from usl.geometry.points import (
 FAR = 1e10
 # Relative error allowed to a term of the regulariser before its distance is computed exactly.
 TERM_ERROR = 1e-9
+# With a smaller share of picks that changed, only what these add is evaluated again.
+PARTIAL = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,33 +312,61 @@ class _Picker:
         self.error = (points.dim + 16) * UNIT64
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """Pick, refine the regulariser, pick again."""
-        penalty = torch.zeros_like(self.density)
-        picks = self._best(penalty)
+        """Pick, refine the regulariser, pick again.
+
+        Where every pick adds a term of its own, only what those add that changed is computed
+        anew. The error of a sum is then that of all terms that ever went into it, or out.
+        """
+        penalty, doubt = torch.zeros_like(self.density), torch.zeros_like(self.density)
+        new, terms = torch.zeros_like(penalty), torch.zeros_like(penalty)
+        picks = self._best(penalty, doubt)
         for _ in range(self.reg.rounds - 1):
             together = torch.cat([picks, self.labelled])
+            before = self.history[-1] if self.history else None
             self.history.append(together)
-            new = torch.empty_like(penalty)
-            for start, stop in blocks(len(self.points), self._rows_at_once()):
-                rows = torch.arange(start, stop, device=self.points.device)
-                new[start:stop] = self._penalty(rows, together)
+            changed = torch.arange(self.count, device=self.points.device)
+            if before is not None and self.reg.horizon == "dist":
+                changed = changed[together != before]
+            if before is None or self.reg.horizon == "num" or len(changed) > PARTIAL * self.count:
+                new = self._all_penalties(together)
+                terms = new
+            elif len(changed):
+                gained = self._all_penalties(together, changed)
+                lost = self._all_penalties(before, changed)
+                new, terms = new + gained - lost, terms + gained + lost
             penalty = self._blend(penalty, new)
-            picks = self._best(penalty)
+            doubt = self._blend(doubt, TERM_ERROR * terms)
+            picks = self._best(penalty, doubt)
         return picks.cpu(), (self.density - self.reg.weight * penalty).cpu()
 
-    def _rows_at_once(self) -> int:
-        return max(1, min(BLOCK_ROWS, SCRATCH // max(self.count, self.points.dim)))
+    def _all_penalties(self, picks: Tensor, which: Tensor | None = None) -> Tensor:
+        """R' of all rows, (N,), or the part of it that some of the picks add."""
+        own = self.assigned
+        if which is not None:
+            place = torch.full((self.count,), -1, device=picks.device)
+            place[which] = torch.arange(len(which), device=picks.device)
+            own = torch.where(own >= 0, place[own.clamp_min(0)], -1)
+            picks = picks[which]
+        parts = []
+        step = max(1, min(BLOCK_ROWS, SCRATCH // max(len(picks), self.points.dim)))
+        for start, stop in blocks(len(self.points), step):
+            rows = torch.arange(start, stop, device=self.points.device)
+            parts.append(self._penalty(rows, picks, own[start:stop]))
+        return torch.cat(parts)
 
     def _blend(self, old: Tensor, new: Tensor) -> Tensor:
         return self.reg.momentum * old + (1 - self.reg.momentum) * new
 
-    def _best(self, penalty: Tensor) -> Tensor:
-        """The best-scored image of each used cluster; what rounding could decide is settled."""
+    def _best(self, penalty: Tensor, doubt: Tensor) -> Tensor:
+        """The best-scored image of each used cluster; what rounding could decide is settled.
+
+        ``doubt`` (N,) bounds the error of the penalties.
+        """
         rows = self.members
         assigned = self.assigned[rows]
         pull = self.reg.weight * penalty[rows]
         scores = self.density[rows] - pull
-        doubt = 2 * TERM_ERROR * pull.abs()
+        doubt = 2 * self.reg.weight * doubt[rows]
         best = torch.full((self.budget,), -torch.inf, dtype=torch.float64, device=rows.device)
         best.scatter_reduce_(0, assigned, scores - doubt, "amax")
         rows = rows[scores + doubt >= best[assigned]]
@@ -364,11 +394,14 @@ class _Picker:
         parts = []
         for part in torch.split(rows, max(1, SCRATCH // (self.count * self.points.dim))):
             distances = self._exact_distances(part[:, None], picks[None])
-            parts.append(fold_sum(self._terms(distances, part)))
+            parts.append(fold_sum(self._terms(distances, self.assigned[part])))
         return torch.cat(parts)
 
-    def _penalty(self, rows: Tensor, picks: Tensor) -> Tensor:
-        """R' of ``rows``: the sum over picks of 1 / d²^alpha, each term within TERM_ERROR."""
+    def _penalty(self, rows: Tensor, picks: Tensor, own: Tensor) -> Tensor:
+        """R' of ``rows``: the sum over picks of 1 / d²^alpha, each term within TERM_ERROR.
+
+        ``own`` (n,) is which of the picks is that of the row's cluster, or -1.
+        """
         points = self.points
         x, y = points.shifted(points.exact[rows]), points.shifted(points.exact[picks])
         x_norms, y_norms = (x * x).sum(dim=1), (y * y).sum(dim=1)
@@ -383,10 +416,10 @@ class _Picker:
         elif self.reg.exclude_same_cluster:
             # Whether the own pick is among the nearest must not hang on rounding.
             last = distances.topk(self._nearest(), dim=1, largest=False).values.amax(1, True)
-            own = distances.gather(1, self.assigned[rows, None].clamp_min(0))
-            exact |= (own - last).abs() <= 2 * (slack + 4 * self.error * last)
+            at_own = distances.gather(1, own[:, None].clamp_min(0))
+            exact |= (at_own - last).abs() <= 2 * (slack + 4 * self.error * last)
         self._replace(distances, exact, rows, picks)
-        return self._terms(distances, rows).sum(dim=1)
+        return self._terms(distances, own).sum(dim=1)
 
     def _replace(self, distances: Tensor, exact: Tensor, rows: Tensor, picks: Tensor) -> None:
         who, which = exact.nonzero(as_tuple=True)
@@ -401,9 +434,9 @@ class _Picker:
     def _nearest(self) -> int:
         return min(self.reg.horizon_num, self.count)
 
-    def _terms(self, distances: Tensor, rows: Tensor) -> Tensor:
-        """What each pick adds to R', from squared distances (n, B + L), which are overwritten."""
-        assigned = self.assigned[rows, None]
+    def _terms(self, distances: Tensor, own: Tensor) -> Tensor:
+        """What each pick adds to R', from squared distances (n, P), which are overwritten."""
+        assigned = own[:, None]
         if self.reg.horizon == "dist":
             distances[distances >= self.reg.horizon_dist] = FAR
             has = (assigned >= 0)[:, 0]
@@ -419,7 +452,7 @@ class _Picker:
         """The nearest picks, equal distances in pick order, the own cluster's moved far away."""
         at_own = distances.gather(1, assigned.clamp_min(0))
         at_own = torch.where(assigned >= 0, at_own, torch.inf)
-        picks = torch.arange(self.count, device=assigned.device)
+        picks = torch.arange(distances.shape[1], device=assigned.device)
         before = (distances < at_own) | ((distances == at_own) & (picks < assigned))
         among = before.sum(dim=1) < self._nearest()
         nearest = distances.topk(self._nearest(), dim=1, largest=False).values

@@ -29,7 +29,7 @@ def images_defaults() -> CfgNode:
     c.MODEL.ARCH = "timm/vit_small_patch14_dinov2.lvd142m"
     c.USL.KNN_K = 0
     # As published for CLIP's features: of the published values those that neither vanish beside
-    # the density nor outweigh it, whatever the budget; docs/own-data.md has the figures.
+    # the density nor outweigh it, whatever the budget; docs/results.md has the figures.
     c.USL.REG.NITERS = 2
     c.USL.REG.W = 0.05
     c.USL.REG.MOMENTUM = 0.0
