@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dims", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger("usl").setLevel(logging.WARNING)
@@ -92,7 +93,7 @@ def main() -> None:
     find_neighbors(features(5000, 16), 5, backend="compiled")
     print(f"first call in this process: {time.perf_counter() - begin:.2f} s\n")
     figures: dict[str, dict[str, float]] = {}
-    for dim in (128, 512):
+    for dim in arguments.dims:
         for k in (20, 400):
             figures[f"D {dim}, K {k}"] = measure(features(count, dim), k, rounds)
     names = list(next(iter(figures.values())))

@@ -10,6 +10,7 @@ from helpers import features
 from oracles import selection as oracle
 
 from usl import InputError
+from usl.geometry.compiled import works
 from usl.geometry.neighbors import compiled, exact
 from usl.geometry.neighbors.exact import BACKENDS, backend_of, find_neighbors
 from usl.geometry.neighbors.proposal import indices_of
@@ -108,17 +109,17 @@ def test_names():
 @pytest.mark.parametrize("missing", [True, False])
 def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missing):
     many = Points(np.zeros((exact.FEW, 1)))
-    exact._compiled_works.cache_clear()
+    works.cache_clear()
     with caplog.at_level(logging.INFO, "usl"):
         logging.getLogger("usl").propagate = True
         if missing:
-            monkeypatch.delattr("usl.geometry.neighbors.settling", raising=False)
-            monkeypatch.setitem(sys.modules, "usl.geometry.neighbors.settling", None)
+            monkeypatch.delattr("usl.geometry.kernels", raising=False)
+            monkeypatch.setitem(sys.modules, "usl.geometry.kernels", None)
         else:
-            monkeypatch.setattr("usl.geometry.neighbors.kernels.fold", lambda terms, width: 0.0)
+            monkeypatch.setattr("usl.geometry.kernels.fold", lambda terms, width: 0.0)
         assert [backend_of("auto", many) for _ in range(2)] == ["torch", "torch"]
         with pytest.raises(InputError, match="`backend` compiled does not run here; pip install"):
             backend_of("compiled", many)
-    exact._compiled_works.cache_clear()
-    said = [r.getMessage() for r in caplog.records if "does not run here" in r.getMessage()]
+    works.cache_clear()
+    said = [r.getMessage() for r in caplog.records if "do not run here" in r.getMessage()]
     assert len(said) == 1

@@ -7,15 +7,14 @@ code, and only what is below goes into the lists of both points.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from usl.geometry.neighbors import kernels
+from usl.geometry import kernels
+from usl.geometry.compiled import threads
 from usl.geometry.neighbors.proposal import Proposal
 from usl.geometry.points import Points, blocks
 
@@ -72,7 +71,7 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
             kernels.rank_limits((_rows(right[rows]) @ sample).numpy(), rank, limits[rows])
 
     if not few:
-        with _threads() as pool:
+        with threads() as pool:
             list(pool.map(first_limits, range(count)))
     pairs = count * (count + 1) // 2 if whole else count**2
     with tqdm(total=pairs, desc="neighbours", unit="pair", disable=None) as bar:
@@ -89,7 +88,7 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
                     product = torch.mm(rows, columns, out=tile[: len(rows)])
                     lists.collect(product, a, j * block, both=whole and i != j)
 
-            with _threads() as pool:
+            with threads() as pool:
                 for together in _tournament(count) if whole else _each_with_all(own, count):
                     for _ in pool.map(work, together):
                         bar.update()
@@ -157,15 +156,3 @@ def _each_with_all(own: range, count: int) -> Iterator[list[tuple[int, int]]]:
     """Each of some blocks with every block, in rounds in which no two share a row's block."""
     for j in range(count):
         yield [(i, j) for i in own]
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has, whose products have one each."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(count)

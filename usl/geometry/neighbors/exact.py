@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
+from usl.geometry import compiled
 from usl.geometry.neighbors import torch as torch_backend
 from usl.geometry.neighbors.proposal import Backend, Proposal, indices_of
 from usl.geometry.points import (
@@ -126,29 +126,16 @@ def backend_of(name: str, points: Points | None = None) -> str:
     """
     if name == "auto":
         many = points is not None and points.device.type == "cpu" and len(points) >= FEW
-        return "compiled" if many and _compiled_works() else "torch"
+        return "compiled" if many and compiled.works() else "torch"
     if name not in BACKENDS:
         known = ", ".join(("auto", *BACKENDS))
         raise InputError(f"unknown `backend` {name!r}; choose one of {known}")
     if name == "compiled" and points is not None:
         if points.device.type != "cpu":
             raise InputError(f"`backend` compiled is for CPUs, not {points.device}; choose auto")
-        if not _compiled_works():
+        if not compiled.works():
             raise InputError("`backend` compiled does not run here; pip install numba, or auto")
     return name
-
-
-@cache
-def _compiled_works() -> bool:
-    """Whether there is numba, and what it compiles does what it should; said once where not."""
-    try:
-        from usl.geometry.neighbors import settling
-
-        settling.check()
-    except Exception as error:
-        log.info("neighbours are found by torch: the compiled search does not run here (%s)", error)
-        return False
-    return True
 
 
 def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
@@ -280,9 +267,9 @@ def _store(result: Neighbors, rows: Tensor, distances: Tensor, indices: Tensor) 
 
 def _compiled(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     # Imports numba, which takes its time.
-    from usl.geometry.neighbors import compiled
+    from usl.geometry.neighbors.compiled import propose
 
-    return compiled.propose(points, k, memory)
+    return propose(points, k, memory)
 
 
 BACKENDS: dict[str, Backend] = {"torch": torch_backend.propose, "compiled": _compiled}

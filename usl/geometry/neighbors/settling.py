@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from usl.geometry.neighbors import kernels
+from usl.geometry import kernels
+from usl.geometry.compiled import threads
 from usl.geometry.neighbors.proposal import Proposal
-from usl.geometry.points import Points, fold_sum
+from usl.geometry.points import Points
 
 # Rows that a thread settles at a time.
 ROWS = 256
@@ -48,14 +47,6 @@ def settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, 
             points.error, points.scale**2, distances[part], indices[part], settled[part],
         )  # fmt: skip
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with threads() as pool:
         list(pool.map(some, range(0, n, ROWS)))
     return torch.from_numpy(distances), torch.from_numpy(indices), torch.from_numpy(settled)
-
-
-def check() -> None:
-    """Raise ArithmeticError unless compiled sums have the bits of :func:`fold_sum`."""
-    terms = np.random.RandomState(0).randn(3, 77) * 10.0 ** np.arange(77)
-    expected = fold_sum(torch.from_numpy(terms.copy())).tolist()
-    if [kernels.fold(row, len(row)) for row in terms] != expected:
-        raise ArithmeticError("its sums are others")

@@ -1,4 +1,4 @@
-"""Compiled inner loops of neighbours (numba). Imported only where they are used."""
+"""Compiled inner loops (numba). Imported only where they are used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from usl.geometry.points import fold_sum
 
 # Columns that are compared at once before any of them is looked at alone; widths of tiles are
 # multiples of it.
@@ -311,3 +314,14 @@ def _sort(values: Any, who: Any, n: int) -> None:
                 values[j], who[j] = values[j - gap], who[j - gap]
                 j -= gap
             values[j], who[j] = value, one
+
+
+def check() -> None:
+    """Raise ArithmeticError unless compiled sums have the bits of their definition.
+
+    See :func:`usl.geometry.points.fold_sum`.
+    """
+    terms = np.random.RandomState(0).randn(3, 77) * 10.0 ** np.arange(77)
+    expected = fold_sum(torch.from_numpy(terms.copy())).tolist()
+    if [fold(row, len(row)) for row in terms] != expected:
+        raise ArithmeticError("its sums are others")

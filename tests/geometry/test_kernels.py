@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from usl.geometry.neighbors import kernels
+from usl.geometry import kernels
 from usl.geometry.neighbors.compiled import _tournament
 from usl.geometry.points import fold_sum, squared_distances
 

@@ -1,0 +1,38 @@
+"""Whether compiled loops run here, and threads for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+log = logging.getLogger("usl")
+
+
+@cache
+def works() -> bool:
+    """Whether there is numba, and what it compiles does what it should; said once where not."""
+    try:
+        from usl.geometry import kernels
+
+        kernels.check()
+    except Exception as error:
+        log.info("torch does what compiled loops would do faster: they do not run here (%s)", error)
+        return False
+    return True
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has, whose products have one each."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(count)
