@@ -1,6 +1,8 @@
 """What every backend of neighbours must do, whatever the features."""
 
 import logging
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -123,3 +125,33 @@ def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missin
     works.cache_clear()
     said = [r.getMessage() for r in caplog.records if "do not run here" in r.getMessage()]
     assert len(said) == 1
+
+
+PLAIN = """
+import sys
+import numpy as np
+from usl.geometry.neighbors.exact import find_neighbors
+
+found = find_neighbors(np.load(sys.argv[1]), 20, backend="compiled")
+np.savez(sys.argv[2], found.distances, found.indices, found.mean_distances)
+"""
+
+
+@pytest.mark.slow
+def test_a_plain_cpu_gives_the_same_bits(tmp_path):
+    x = features("sphere", 3000, 40)
+    np.save(tmp_path / "x.npy", x)
+    # Compiled anew without the vector instructions of this machine.
+    plain = {
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    words = [sys.executable, "-c", PLAIN, str(tmp_path / "x.npy"), str(tmp_path / "found.npz")]
+    subprocess.run(words, env=os.environ | plain, check=True)
+    expected = find_neighbors(x, 20, backend="torch")
+    with np.load(tmp_path / "found.npz") as found:
+        for theirs, key in zip(
+            found.values(), ("distances", "indices", "mean_distances"), strict=True
+        ):
+            assert np.array_equal(theirs, getattr(expected, key).numpy()), key
