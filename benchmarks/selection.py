@@ -56,7 +56,8 @@ def ways(rows: np.ndarray, k: int) -> dict[str, Callable[[], object]]:
         faiss.omp_set_num_threads(torch.get_num_threads())
         found["faiss"] = lambda: faiss.knn(rows, rows, k)
     except ImportError:
-        print("faiss is not installed: pip install faiss-cpu")
+        # It is no dependency; main says how to install it.
+        pass
     from sklearn.neighbors import NearestNeighbors
 
     found["scikit-learn"] = lambda: (
@@ -97,6 +98,8 @@ def main() -> None:
         for k in (20, 400):
             figures[f"D {dim}, K {k}"] = measure(features(count, dim), k, rounds)
     names = list(next(iter(figures.values())))
+    if "faiss" not in names:
+        print("faiss is not installed: pip install faiss-cpu\n")
     print(f"{count} rows, {torch.get_num_threads()} threads, {platform.processor() or 'CPU'}\n")
     print(f"| | {' | '.join(figures)} |\n|---|{'---|' * len(figures)}")
     for name in names:

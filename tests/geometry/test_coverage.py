@@ -34,7 +34,7 @@ def slow(x, picks, radius, beyond):
     for columns, most in ((list(picks), len(picks)), (list(range(len(x))), beyond)):
         for _ in range(most):
             gains = [(near[:, c] & ~covered).sum() for c in columns]
-            if not max(gains) and columns is not None and len(shares) >= len(picks):
+            if not max(gains) and len(shares) >= len(picks):
                 break
             covered |= near[:, columns[int(np.argmax(gains))]]
             shares.append(covered.mean())
@@ -50,6 +50,12 @@ def test_greedy_is_the_oracles(kind):
     shares, flattens = curve(x, [3, 50, 7, 99], radius, beyond=20)
     assert shares.tolist() == pytest.approx(slow(x, [3, 50, 7, 99], radius, 20))
     assert 1 <= flattens <= len(shares)
+
+
+def test_a_point_covers_itself_and_its_copies_at_radius_0():
+    x = features("sphere", 300, 40)
+    shares, _ = curve(np.concatenate([x, x]), list(range(40)), 0.0)
+    assert shares.tolist() == pytest.approx([2 * b / 600 for b in range(1, 41)])
 
 
 def test_a_sample_is_enough(monkeypatch):

@@ -85,10 +85,14 @@ def test_names():
         check_exports(["usb", "excel"])
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "unlabelled", "a\0b", "a" * 300])
+@pytest.mark.parametrize("name", [".", "..", "a/b", "unlabelled", "a\0b", "a" * 300])
 def test_classes_that_no_folder_can_have(name):
-    with pytest.raises(InputError, match="`classes` has .*; give different names that a folder"):
-        check_exports(["folders"], ["cat", name])
-    check_exports([], ["cat", "dog"])
-    with pytest.raises(InputError, match="`classes` has 'cat'"):
-        check_exports([], ["cat", "dog", "cat"])
+    with pytest.raises(InputError, match="`classes` has .*; give names that a folder can have"):
+        check_exports(["cvat", "folders"], ["cat", name])
+    check_exports(["labelstudio", "cvat", "coco"], ["cat", name])
+
+
+def test_classes_without_a_name_of_their_own():
+    for classes in (["cat", "dog", "cat"], ["cat", ""]):
+        with pytest.raises(InputError, match="`classes` has '(cat)?'; give different names"):
+            check_exports([], classes)

@@ -209,3 +209,14 @@ def test_an_answer_is_not_given_to_an_image_of_another_folder(images, tmp_path):
     # Fewer folders than the pool has will do where one image has them.
     path = written(tmp_path / "a.json", [{"image": "b c&d.png", "choice": "x"}])
     assert read_answers(path, images.paths)[0] == {images.paths.index("dog/b c&d.png"): "x"}
+
+
+def test_a_prefix_makes_no_other_image_of_it(tmp_path):
+    names = {"1.png": ("RGB", (9, 9)), "photos/1.png": ("RGB", (9, 9))}
+    images = open_dataset("images", make_folder(tmp_path, names) / "train")
+    for pick in (0, 1):
+        picks = Picked(np.array([pick]), "mine", 1, prefix="/data/local-files/?d=photos/")
+        EXPORTS["labelstudio"](images, picks, tmp_path)
+        tasks = json.loads((tmp_path / "seed1" / "tasks.json").read_text())
+        path = written(tmp_path / "back.JSON", answered(tasks, ["x"]))
+        assert read_answers(path, images.paths)[0] == {pick: "x"}

@@ -110,7 +110,8 @@ def test_duplicates_in_words_and_pictures(tmp_path, merged):
         duplicates=Duplicates(np.array([0.01, 0.02, 1.0, 2.0]), 0.125, near, 3, merged),
     )
     assert "Left out as exact copies of other images: 3." in text
-    assert "Nearer to an earlier image than 0.125 (squared), the line below: 2, near-dupl" in text
+    assert "Nearer than 0.125 (squared), the line below, to an earlier image that can" in text
+    assert "stand for them: 2 near-duplicates" in text
     assert ("left out too" in text) == merged
     pairs = text[text.index('<div class="pairs">') :]
     assert re.findall(r'alt="image (\d+)"', pairs) == ["7", "2", "9", "2"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.geometry.points import Points
+from usl.geometry.points import UNIT64, Points
 
 SEED = 0
 # Points that stand for all of them.
@@ -36,18 +36,21 @@ def coverage_curve(
     shares : ndarray (B + at most beyond,), float64
         Rising, from 0 to 1.
     flattens : int
-        The number b at which the curve lies farthest above the straight line between its ends.
+        The number b at which the curve lies farthest above the straight line from no picks at all
+        to its end.
     """
     rows = torch.arange(len(points))
     if len(points) > SAMPLE:
         drawn = np.random.RandomState(SEED).choice(len(points), size=SAMPLE, replace=False)
         rows = torch.from_numpy(np.sort(drawn))
     sample = points.shifted(points.exact[rows.to(points.device)])
-    limit = radius / points.scale**2
+    # And the error of products in float64, so that a point is within 0 of itself.
+    limit = radius / points.scale**2 + 4 * (points.dim + 16) * UNIT64
 
     def within(others: Tensor) -> Tensor:
-        near = torch.cdist(sample, points.shifted(points.exact[others.to(points.device)]))
-        return (near.square_() <= limit).cpu()
+        some = torch.split(others.to(points.device), SAMPLE)
+        chosen = (points.shifted(points.exact[part]) for part in some)
+        return torch.cat([(torch.cdist(sample, c).square_() <= limit).cpu() for c in chosen], dim=1)
 
     covered = torch.zeros(len(rows), dtype=torch.bool)
     counts = _greedy(within(picks), covered, len(picks))

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from usl.geometry.points import fold_sum
+from usl.geometry.points import squared_distances
 
 # Columns that are compared at once before any of them is looked at alone; widths of tiles are
 # multiples of it.
@@ -25,11 +25,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _jit(function: Function) -> Function:
-    """Compile when first called, and keep it beside this file.
+    """Compile when first called, and keep it: beside this file or, if that cannot be, in HOME.
 
     Nothing is reassociated or fused: float64 results have the bits of their definitions.
     """
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    try:
+        compiled: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # there is no place to keep it
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
     return cast(Function, compiled)
 
 
@@ -214,6 +217,7 @@ def settle(
     left_out: Any,
     norms: Any,
     error: float,
+    underflow: float,
     unit: float,
     distances: Any,
     indices: Any,
@@ -235,7 +239,8 @@ def settle(
     norms : ndarray (N,), float32
         Squared lengths, in the units of values.
     error : float
-        A value errs by at most ``error · (‖a‖ + ‖b‖)²``.
+        A value errs by at most ``error · (‖a‖ + ‖b‖)² + underflow``.
+    underflow : float
     unit : float
         Squared distance of one unit of values.
     distances, indices : ndarray (n, k), float64 and int64
@@ -268,7 +273,7 @@ def settle(
         # With r the length of the row and d the distance, the other point is no longer than r + d.
         length = np.sqrt(np.float64(norms[rows[r]])) * (1 + 1e-6)
         apart = farthest / unit
-        reach = apart + error * (2 * length + np.sqrt(apart)) ** 2
+        reach = apart + error * (2 * length + np.sqrt(apart)) ** 2 + underflow
         if left_out[r] <= reach:
             continue
         for c in range(k, n):
@@ -317,11 +322,22 @@ def _sort(values: Any, who: Any, n: int) -> None:
 
 
 def check() -> None:
-    """Raise ArithmeticError unless compiled sums have the bits of their definition.
-
-    See :func:`usl.geometry.points.fold_sum`.
-    """
-    terms = np.random.RandomState(0).randn(3, 77) * 10.0 ** np.arange(77)
-    expected = fold_sum(torch.from_numpy(terms.copy())).tolist()
-    if [fold(row, len(row)) for row in terms] != expected:
-        raise ArithmeticError("its sums are others")
+    """Compile all, and raise ArithmeticError unless it does on a little what it should."""
+    points = np.random.RandomState(0).randn(2 * LANES, 77).astype(np.float32)
+    x = torch.from_numpy(points)
+    exact = squared_distances(x[:, None], x[None])
+    expected = exact.sort(dim=1, stable=True)
+    n, k = len(points), 5
+    lists, fill = np.zeros((n, n + 1), np.int64), np.zeros(n, np.int32)
+    limits, tile = np.empty(n, np.float32), exact.float().numpy()
+    rank_limits(tile, n // 2, limits)
+    collect(tile, 0, 0, limits, False, lists, fill)
+    distances, indices = np.zeros((n, k)), np.zeros((n, k), np.int64)
+    settled = np.zeros(n, bool)
+    settle(
+        points, np.arange(n), lists, fill, limits, x.square().sum(dim=1).numpy(),
+        0.0, 0.0, 1.0, distances, indices, settled,
+    )  # fmt: skip
+    same = np.array_equal(distances, expected.values[:, :k].numpy())
+    if not (settled.all() and same and np.array_equal(indices, expected.indices[:, :k].numpy())):
+        raise ArithmeticError("it finds other neighbours")

@@ -164,7 +164,7 @@ def _within(points: Points, start: int, stop: int, best: Tensor) -> Tensor:
 
     From ``error · (2r + d)² ≤ error · (8r² + 2d²)``, once for the best and once for the other.
     """
-    slack = 8 * points.error * points.norms[start:stop].double()
+    slack = 8 * points.error * points.norms[start:stop].double() + 2 * points.underflow
     truly = (best.double().clamp_min(0) + slack) / (1 - 2 * points.error)
     return ((1 + 2 * points.error) * truly + slack).float() * (1 + 1e-6)
 

@@ -294,6 +294,8 @@ class Points:
         # |float32 d² - d²| ≤ error · (‖a‖ + ‖b‖)², the standard bound for a dot product of D terms
         # (Higham, Accuracy and Stability of Numerical Algorithms, §3.1) and a few roundings more.
         self.error = (self.dim + 16) * UNIT32
+        # And what products lose below the smallest normal number of float32.
+        self.underflow = (self.dim + 16) * 2.0**-126
 
     def __len__(self) -> int:
         return len(self.host)

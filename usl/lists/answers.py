@@ -12,9 +12,9 @@ from usl.lists import cvat, labelstudio
 
 def is_answers(path: Path, head: Sequence[str]) -> bool:
     """Whether a file is an export of such a tool; ``head`` are the columns of a CSV."""
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return labelstudio.is_export(head)
-    return path.suffix in (".json", ".xml", ".zip")
+    return path.suffix.lower() in (".json", ".xml", ".zip")
 
 
 def read_answers(path: Path, names: Sequence[str]) -> tuple[dict[int, str], list[str]]:
@@ -44,7 +44,7 @@ def read_answers(path: Path, names: Sequence[str]) -> tuple[dict[int, str], list
         No such export; a file that is no image's, or could be that of several; or annotators who
         disagree evenly.
     """
-    read = cvat.read_tags if path.suffix in (".xml", ".zip") else labelstudio.read_tasks
+    read = cvat.read_tags if path.suffix.lower() in (".xml", ".zip") else labelstudio.read_tasks
     known = FileNames(names)
     votes: dict[int, list[str]] = {}
     empty = 0

@@ -23,9 +23,12 @@ def check_form(form: str) -> None:
 def write_zip(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """Write files, by name and content, into a zip; the same files make the same bytes."""
     with replacing(target) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, content in dict(files).items():
-            # With a fixed time in place of the clock's.
-            archive.writestr(zipfile.ZipInfo(name), content)
+        written = set()
+        for name, content in files:
+            if name not in written:
+                # With a fixed time in place of the clock's.
+                archive.writestr(zipfile.ZipInfo(name), content)
+            written.add(name)
 
 
 def copy_picks(images: FolderDataset, picks: Sequence[int], target: Path, form: str) -> Path:

@@ -60,7 +60,7 @@ def read_tags(path: Path) -> list[tuple[str, list[str]]]:
         No such export.
     """
     try:
-        if path.suffix == ".zip":
+        if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
                 if archive.getinfo("annotations.xml").file_size > LARGEST:
                     raise InputError(f"annotations.xml in {path} is too large; {ADVICE}")

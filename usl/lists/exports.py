@@ -57,9 +57,11 @@ def check_exports(names: Sequence[str], classes: Sequence[str] = ()) -> None:
     Or where a folder could not be called like one of the classes.
     """
     for name in classes:
-        odd = name in ("", ".", "..", UNLABELLED) or "/" in name or "\0" in name
-        if odd or len(name.encode()) > 200 or classes.count(name) > 1:
-            raise InputError(f"`classes` has {name!r}; give different names that a folder can have")
+        if not name or classes.count(name) > 1:
+            raise InputError(f"`classes` has {name!r}; give different names")
+        odd = name in (".", "..", UNLABELLED) or "/" in name or "\0" in name
+        if "folders" in names and (odd or len(name.encode()) > 200):
+            raise InputError(f"`classes` has {name!r}; give names that a folder can have")
     for name in names:
         if name not in EXPORTS:
             known = ", ".join(EXPORTS)

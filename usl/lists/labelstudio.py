@@ -62,8 +62,8 @@ def read_tasks(path: Path) -> list[tuple[str, list[str]]]:
         No such export.
     """
     try:
-        given = _json(path) if path.suffix == ".json" else _csv(path)
-        return [(_file_of(url), _choices(answers)) for url, answers in given]
+        given = _json(path) if path.suffix.lower() == ".json" else _csv(path)
+        return [(_file_of(data), _choices(answers)) for data, answers in given]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; give another") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error):
@@ -77,14 +77,19 @@ def is_export(head: Sequence[str]) -> bool:
     return CHOICE in head and "image" in head and "Index" not in head
 
 
-def _file_of(url: str) -> str:
-    """The path of an address, or for local files what d= says."""
-    parts = urlsplit(url)
-    return parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path)
+def _file_of(data: dict[str, Any]) -> str:
+    """The file that a task is about: the path of its address, or for local files what d= says.
+
+    Where that begins with a prefix, ``path`` of :func:`write_tasks` says what the name is.
+    """
+    parts = urlsplit(str(data["image"]))
+    file = parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path)
+    name = data.get("path")
+    return name if isinstance(name, str) and name and file.endswith(name) else file
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    """Address and choices of each task of JSON or JSON-MIN."""
+def _json(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What each task of JSON or JSON-MIN is about, and its choices."""
     for task in json.loads(path.read_text(encoding="utf-8-sig")):
         data = task.get("data", task)
         chosen = task.get(CHOICE)
@@ -97,15 +102,15 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
                 if result.get("type") == "choices"
                 for choice in _choices(result["value"])
             ]
-        yield str(data["image"]), chosen
+        yield data, chosen
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _csv(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
             text = row.get(CHOICE) or ""
             # Several choices are written as JSON.
-            yield row["image"], json.loads(text) if text.startswith("{") else text
+            yield row, json.loads(text) if text.startswith("{") else text
 
 
 def _choices(value: Any) -> list[str]:

@@ -36,6 +36,8 @@ FAR = 1e10
 TERM_ERROR = 1e-9
 # With a smaller share of picks that changed, only what these add is evaluated again.
 PARTIAL = 0.5
+# So many times as large as a sum the terms that went into it may be.
+CANCELLED = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +336,9 @@ class _Picker:
                 gained = self._all_penalties(together, changed)
                 lost = self._all_penalties(before, changed)
                 new, terms = new + gained - lost, terms + gained + lost
+                if bool((terms > CANCELLED * new).any()):
+                    # A term far larger than all that is left has taken their digits along.
+                    new = terms = self._all_penalties(together)
             penalty = self._blend(penalty, new)
             doubt = self._blend(doubt, TERM_ERROR * terms)
             picks = self._best(penalty, doubt)

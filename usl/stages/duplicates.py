@@ -30,8 +30,9 @@ ROUNDING = 1e-6
 
 def add_duplicates(c: CfgNode) -> CfgNode:
     """Settings of stages that look for duplicates; exact ones are always left out."""
-    # Images nearer than this squared distance are near-duplicates, which duplicates.csv and the
-    # report list; 0: far below what is usual here, Tukey's outer fence of the distances.
+    # Of images nearer to each other than this squared distance the first stands for the others, the
+    # near-duplicates, which duplicates.csv and the report list; 0: far below what is usual here,
+    # Tukey's outer fence of the distances.
     c.USL.NEAR_DUPLICATE_DISTANCE = 0.0
     # Leave out all but the first of near-duplicates.
     c.USL.MERGE_NEAR_DUPLICATES = False
@@ -52,7 +53,7 @@ def leave_out_duplicates(
 ) -> tuple[Pool, Duplicates]:
     """Leave out images with the pixels of an earlier one, and perhaps near-duplicates.
 
-    Writes ``duplicates.csv`` of both. Without the files themselves, exact copies count as near.
+    Writes ``duplicates.csv`` of both. Without the files themselves no pixels are compared.
     """
     points = Points(pool.features.values, run.device)
     distances = _nearest(run, cfg, pool, points)
@@ -76,8 +77,8 @@ def leave_out_duplicates(
     ]
     merged = bool(near) and cfg.USL.MERGE_NEAR_DUPLICATES
     log.info(
-        "near-duplicates, nearer to an earlier image than %.3g (squared): %d%s; half of all images "
-        "have their nearest at %.3g or more",
+        "near-duplicates, nearer than %.3g (squared) to one that stands for them: %d%s; half of "
+        "all images have their nearest at %.3g or more",
         threshold, len(near), ", left out" if merged else "", distances.median(),
     )  # fmt: skip
     _save(run, exact, near, images)

@@ -39,9 +39,9 @@ SPARE_CLUSTERS = {
 def add_export(c: CfgNode) -> CfgNode:
     """Settings of stages that choose images."""
     # Also write the picks as other tools read them, below RUN_DIR/exports: eman, usb, torchssl,
-    # labelstudio, coco, folders.
+    # labelstudio, cvat, coco, folders.
     c.EXPORT = []
-    # What people may answer in Label Studio, COCO and folders; empty: the data set's classes.
+    # What people may answer in Label Studio, CVAT, COCO and folders; empty: the data set's classes.
     c.EXPORT_CLASSES = []
     # What Label Studio finds before the names of files; its local files, or https://….
     c.EXPORT_PREFIX = LOCAL_FILES

@@ -79,7 +79,8 @@ def add_neighbors(c: CfgNode) -> CfgNode:
 def add_labelled(c: CfgNode) -> CfgNode:
     """Settings of stages that go on from labels."""
     # Images whose labels are known already: .npy of indices, .csv with Index or a file's name, or
-    # Label Studio's export. Their clusters are taken, and as many picks as the budget are new.
+    # an export of Label Studio or CVAT. Their clusters are taken, and as many picks as the budget
+    # are new.
     c.USL.LABELED_INDICES_PATH = ""
     return c
 

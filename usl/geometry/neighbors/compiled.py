@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.geometry import kernels
-from usl.geometry.compiled import threads
+from usl.geometry.jit import threads
 from usl.geometry.neighbors.proposal import Proposal
 from usl.geometry.points import Points, blocks
 

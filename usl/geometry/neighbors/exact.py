@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
-from usl.geometry import compiled
+from usl.geometry import jit
 from usl.geometry.neighbors import torch as torch_backend
 from usl.geometry.neighbors.proposal import Backend, Proposal, indices_of
 from usl.geometry.points import (
@@ -29,13 +29,16 @@ log = logging.getLogger("usl")
 # A mean distance below this is taken as this: duplicates have 0 and would have infinite density.
 SMALLEST = 1e-12
 
-# Bytes of a tile of distances, and of the lists of the compiled backend.
-TILE_BYTES = 1 << 26
-LIST_BYTES = 1 << 29
+# Bytes of a tile of distances, and of the lists of the compiled backend, of a block at least.
+BYTES = {"torch": 1 << 26, "compiled": 1 << 29}
 # With fewer points the compiled backend would spend more on beginning than it saves.
 FEW = 4096
 # Where there are so many times as many points as distinct ones, these are searched first.
 COPIES = 4
+
+
+# Settles a proposal: exact distances and indices (n, k), and of which rows they are final, (n,).
+Settle = Callable[[Points, Proposal, int], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,15 @@ def backend_of(name: str, points: Points | None = None) -> str:
     """
     if name == "auto":
         many = points is not None and points.device.type == "cpu" and len(points) >= FEW
-        return "compiled" if many and compiled.works() else "torch"
+        return "compiled" if many and jit.works() else "torch"
     if name not in BACKENDS:
         known = ", ".join(("auto", *BACKENDS))
         raise InputError(f"unknown `backend` {name!r}; choose one of {known}")
     if name == "compiled" and points is not None:
         if points.device.type != "cpu":
             raise InputError(f"`backend` compiled is for CPUs, not {points.device}; choose auto")
-        if not compiled.works():
-            raise InputError("`backend` compiled does not run here; pip install numba, or auto")
+        if not jit.works():
+            raise InputError("`backend` compiled does not run here, as the log says; choose auto")
     return name
 
 
@@ -146,25 +149,29 @@ def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
         indices=torch.empty(n, k, dtype=torch.int64),
         mean_distances=torch.empty(n, dtype=torch.float64),
     )
-    rest = torch.arange(n)
+    settle = _settle_all
+    if used == "compiled":
+        from usl.geometry.neighbors.settling import settle
+    proposals = BACKENDS[used](points, k, memory or BYTES.get(used, BYTES["torch"]))
+    rest = _settled(points, proposals, settle, k, result)
     if used != "torch":
-        from usl.geometry.neighbors import settling
-
-        unsettled = [torch.empty(0, dtype=torch.int64)]
-        for proposal in BACKENDS[used](points, k, memory or LIST_BYTES):
-            distances, indices, settled = settling.settle(points, proposal, k)
-            _store(result, proposal.rows[settled], distances[settled], indices[settled])
-            unsettled.append(proposal.rows[~settled])
-        rest = torch.cat(unsettled)
-    unsettled = [torch.empty(0, dtype=torch.int64)]
-    for proposal in torch_backend.propose(points, k, memory or TILE_BYTES, rows=rest):
-        distances, indices = _settle(points, proposal, k)
-        _store(result, proposal.rows, distances, indices)
-        rows = proposal.rows.to(points.device)
-        reach = _reach(points, rows, distances[:, -1]).cpu()
-        unsettled.append(proposal.rows[proposal.left_out.double().cpu() <= reach])
-    _settle_rest(points, torch.cat(unsettled).to(points.device), k, result)
+        # Rows whose candidates were too few, or too alike for the error of their values.
+        proposals = torch_backend.propose(points, k, BYTES["torch"], rows=rest)
+        rest = _settled(points, proposals, _settle_all, k, result)
+    _settle_rest(points, rest.to(points.device), k, result)
     return result
+
+
+def _settled(
+    points: Points, proposals: Iterator[Proposal], settle: Settle, k: int, result: Neighbors
+) -> Tensor:
+    """Store the nearest of each row's candidates; the rows where one left out may be nearer."""
+    rest = [torch.empty(0, dtype=torch.int64)]
+    for proposal in proposals:
+        distances, indices, settled = settle(points, proposal, k)
+        _store(result, proposal.rows, distances, indices)
+        rest.append(proposal.rows[~settled])
+    return torch.cat(rest)
 
 
 def _find_distinct(
@@ -185,14 +192,12 @@ def _find_distinct(
         indices=torch.empty(len(points), k, dtype=torch.int64),
         mean_distances=torch.empty(len(points), dtype=torch.float64),
     )
+    # Of many copies of one vector the first k can count.
+    ends = begins + sizes.clamp_max(k)
     for one, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
         near = found.indices[one]
-        copies = torch.cat(
-            [
-                order[b : b + s]
-                for b, s in zip(begins[near].tolist(), sizes[near].tolist(), strict=True)
-            ]
-        )
+        spans = zip(begins[near].tolist(), ends[near].tolist(), strict=True)
+        copies = torch.cat([order[b:e] for b, e in spans])
         exact = squared_distances(points.host[copies], points.host[distinct[one]])
         rank = torch.argsort(copies, stable=True)
         rank = rank[torch.argsort(exact[rank], stable=True)][:k]
@@ -201,8 +206,12 @@ def _find_distinct(
     return result
 
 
-def _settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor]:
-    """Exact distances to all candidates, sorted by (distance, index); the first ``k``."""
+def _settle_all(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Exact distances to all candidates, sorted by (distance, index); the first ``k``.
+
+    On any device; and whether no point left out can be nearer. As
+    :func:`usl.geometry.neighbors.settling.settle`, but rows that are not settled have a result too.
+    """
     rows = proposal.rows.to(points.device)
     candidates = indices_of(proposal.candidates).sort(dim=1).values
     exact = torch.empty(candidates.shape, dtype=torch.float64, device=points.device)
@@ -212,18 +221,20 @@ def _settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor]
             points.exact[candidates[a : a + step]], points.exact[rows[a : a + step], None]
         )
     distances, order = exact.sort(dim=1, stable=True)
-    return distances[:, :k], candidates.gather(1, order[:, :k])
+    distances, indices = distances[:, :k], candidates.gather(1, order[:, :k])
+    reach = _reach(points, rows, distances[:, -1])
+    return distances, indices, (proposal.left_out.to(points.device).double() > reach).cpu()
 
 
 def _reach(points: Points, rows: Tensor, farthest: Tensor) -> Tensor:
     """The largest float32 value that a point no farther than ``farthest`` can have been given.
 
     With r the length of the row and d the distance, the other point is no longer than r + d, so
-    the error is at most ``error · (2r + d)²``.
+    the error is at most ``error · (2r + d)²``, and ``underflow``.
     """
     d = farthest / points.scale**2
     r = points.norms[rows].double().sqrt() * (1 + 1e-6)
-    return d + points.error * (2 * r + d.sqrt()) ** 2
+    return d + points.error * (2 * r + d.sqrt()) ** 2 + points.underflow
 
 
 def _settle_rest(points: Points, rows: Tensor, k: int, result: Neighbors) -> None:

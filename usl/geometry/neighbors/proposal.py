@@ -15,8 +15,8 @@ from usl.geometry.points import Points
 class Proposal:
     """Candidates for the neighbours of some points.
 
-    Values are approximate squared distances in the units of ``points.fast``, within
-    ``points.error · (‖a‖ + ‖b‖)²`` of the distance between a and b, and not negative. A candidate
+    Values are approximate squared distances in the units of ``points.fast``, not negative, within
+    ``points.error · (‖a‖ + ‖b‖)² + points.underflow`` of the distance between a and b. A candidate
     is one number: the bits of its value, float32, above, and its index in the 32 bits below; so
     they are in the order of their values.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from usl.geometry import kernels
-from usl.geometry.compiled import threads
+from usl.geometry.jit import threads
 from usl.geometry.neighbors.proposal import Proposal
 from usl.geometry.points import Points
 
@@ -44,7 +44,8 @@ def settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, 
         part = slice(start, start + ROWS)
         kernels.settle(
             exact, rows[part], lists[part], fill[part], left_out[part], norms,
-            points.error, points.scale**2, distances[part], indices[part], settled[part],
+            points.error, points.underflow, points.scale**2,
+            distances[part], indices[part], settled[part],
         )  # fmt: skip
 
     with threads() as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from functools import cache
 import torch
 
 log = logging.getLogger("usl")
+_one_at_a_time = threading.Lock()
 
 
 @cache
@@ -28,11 +30,12 @@ def works() -> bool:
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has, whose products have one each."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(count)
+    """As many threads as torch has, whose products have one each; for one caller at a time."""
+    with _one_at_a_time:
+        count = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(count) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(count)

@@ -1,0 +1,38 @@
+"""Compiled loops where they cannot be kept, and threads that several callers want."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from usl.geometry import jit
+
+
+def test_several_callers_leave_torchs_threads_as_they_were():
+    before = torch.get_num_threads()
+
+    def use(_):
+        with jit.threads() as pool:
+            assert torch.get_num_threads() == 1
+            return list(pool.map(abs, range(3)))
+
+    with ThreadPoolExecutor(4) as callers:
+        assert list(callers.map(use, range(12))) == [[0, 1, 2]] * 12
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_without_a_place_to_keep_it_code_is_compiled_all_the_same(tmp_path):
+    program = """
+import numba.core.caching as caching
+caching._CacheLocator.from_function = classmethod(lambda *args: None)
+caching.CacheImpl._locator_classes = []
+from usl.geometry import jit
+assert jit.works()
+"""
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
