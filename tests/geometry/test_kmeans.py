@@ -112,3 +112,15 @@ def test_member_sums_do_not_depend_on_threads():
     assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
     expected = torch.stack([x[labels == c].double().sum(0) for c in range(30)])
     torch.testing.assert_close(sums[0], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_compiled_sums_have_the_bits_of_torchs(monkeypatch, kind):
+    monkeypatch.setattr("usl.geometry.points.blocks.__defaults__", (64,))
+    random = np.random.RandomState(0)
+    x = torch.from_numpy(random.randn(1000, 9) * 10.0 ** random.randint(-6, 6, (1000, 1))).to(kind)
+    labels = torch.from_numpy(random.randint(7, size=1000))
+    sums, counts = member_sums(x, labels, 9)
+    monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
+    expected = member_sums(x, labels, 9)
+    assert torch.equal(sums, expected[0]) and torch.equal(counts, expected[1])

@@ -321,6 +321,15 @@ def _sort(values: Any, who: Any, n: int) -> None:
             values[j], who[j] = value, one
 
 
+@_jit
+def add_members(rows: Any, labels: Any, sums: Any) -> None:
+    """Add each row (n, D) to the sum of its cluster, (C, D), float64, in the order of the rows."""
+    for r in range(len(rows)):
+        own, row = sums[labels[r]], rows[r]
+        for d in range(len(row)):
+            own[d] += np.float64(row[d])
+
+
 def check() -> None:
     """Compile all, and raise ArithmeticError unless it does on a little what it should."""
     points = np.random.RandomState(0).randn(2 * LANES, 77).astype(np.float32)

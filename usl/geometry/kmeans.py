@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
+from usl.geometry import jit
 from usl.geometry.points import (
     BLOCK_ROWS,
     SCRATCH,
@@ -194,11 +196,30 @@ def member_sums(features: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor
     counts : Tensor (C,), int64
     """
     sums = torch.zeros(clusters, features.shape[1], dtype=torch.float64)
-    block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
-    for start, stop in blocks(len(features)):
-        rows = block[: stop - start].copy_(features[start:stop])
-        sums += torch.zeros_like(sums).index_add_(0, labels[start:stop], rows)
+    if jit.works():
+        for part in _compiled_parts(features, labels, sums):
+            sums += part
+    else:
+        block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
+        for start, stop in blocks(len(features)):
+            rows = block[: stop - start].copy_(features[start:stop])
+            sums += torch.zeros_like(sums).index_add_(0, labels[start:stop], rows)
     return sums, torch.bincount(labels, minlength=clusters)
+
+
+def _compiled_parts(features: Tensor, labels: Tensor, like: Tensor) -> Iterator[Tensor]:
+    """The sums of each block of rows, in order, without a float64 copy of the rows."""
+    from usl.geometry import kernels
+
+    rows, own = features.numpy(), labels.numpy()
+
+    def add(block: tuple[int, int]) -> Tensor:
+        part, inside = torch.zeros_like(like), slice(*block)
+        kernels.add_members(rows[inside], own[inside], part.numpy())
+        return part
+
+    with jit.threads() as pool:
+        yield from pool.map(add, blocks(len(features)))
 
 
 def _fill(points: Points, result: Clusters, nonempty: int) -> Clusters:
