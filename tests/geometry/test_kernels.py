@@ -27,6 +27,17 @@ def test_distances_have_the_bits_of_squared_distances(kind, dim):
         assert found == expected[a].tolist()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_pairs_have_the_bits_of_squared_distances(kind):
+    random = np.random.RandomState(0)
+    x, centres = random.randn(30, 77).astype(kind), random.randn(6, 77)
+    rows, which = random.randint(30, size=50), random.randint(6, size=50)
+    found = np.empty(50)
+    kernels.pair_distances(x, rows, centres, which, found)
+    expected = squared_distances(torch.from_numpy(x[rows]), torch.from_numpy(centres[which]))
+    assert found.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("ties", [3, 1000])
 def test_the_smallest_are_moved_to_the_front(ties):
     random = np.random.RandomState(0)

@@ -322,6 +322,17 @@ def _sort(values: Any, who: Any, n: int) -> None:
 
 
 @_jit
+def pair_distances(points: Any, rows: Any, centres: Any, which: Any, distances: Any) -> None:
+    """Exact squared distances of some points (N, D) to some centres (C, D), float64: pair by pair.
+
+    ``rows``, ``which`` (n,), int64, are the pairs; ``distances`` (n,), float64, the result.
+    """
+    terms = np.empty(points.shape[1])
+    for i in range(len(rows)):
+        distances[i] = _distance(centres[which[i]], points, rows[i], terms)
+
+
+@_jit
 def add_members(rows: Any, labels: Any, sums: Any) -> None:
     """Add each row (n, D) to the sum of its cluster, (C, D), float64, in the order of the rows."""
     for r in range(len(rows)):

@@ -172,8 +172,17 @@ def _within(points: Points, start: int, stop: int, best: Tensor) -> Tensor:
 
 
 def _settle(points: Points, rows: Tensor, within: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest centroid of rows, by exact distances to those that are ``within`` reach."""
     exact = torch.full(within.shape, torch.inf, dtype=torch.float64, device=within.device)
     who, which = within.nonzero(as_tuple=True)
+    if points.device.type == "cpu" and jit.works():
+        from usl.geometry import kernels
+
+        found = torch.empty(len(who), dtype=torch.float64)
+        pairs = (points.host, rows[who], centroids, which, found)
+        kernels.pair_distances(*(tensor.numpy() for tensor in pairs))
+        exact[who, which] = found
+        return first_argmin(exact)
     step = max(1, SCRATCH // points.dim)
     for a in range(0, len(who), step):
         i, c = who[a : a + step], which[a : a + step]
