@@ -219,12 +219,12 @@ def test_broken_images_stop_or_are_skipped(small_folder, weights, tmp_path, scri
 
 def test_what_an_encoder_refuses_is_named_with_its_reason(small_folder, tmp_path, script):
     root = shutil.copytree(small_folder, tmp_path / "data")
-    Image.new("L", (1, 60000)).save(root / "train" / "a" / "thread.png")
+    Image.new("L", (1, 150000)).save(root / "train" / "a" / "thread.png")
     argv = imagenet_selection(root, "", tmp_path / "run", "MODEL.ARCH", "pixels")
     script(IMAGENET, *argv, "DATASET.UNREADABLE", "skip", "DATASET.IMAGE_SIZE", 224)
     (row,) = table(tmp_path / "run" / "unreadable.csv")
     assert row["ImageID"] == "a/thread.png"
-    assert "is too long for its width, 1 × 60000 pixels; crop it" in row["Reason"]
+    assert "is too long for its width, 1 × 150000 pixels; crop it" in row["Reason"]
 
 
 def test_a_subset_of_classes(small_folder, weights, tmp_path, script, capsys):

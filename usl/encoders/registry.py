@@ -30,6 +30,9 @@ from usl.encoders.torchvision import torchvision_names, torchvision_network
 from usl.errors import InputError
 from usl.models.resnet_cifar import EMBEDDING, Pretext
 
+# Side of what ``pixels`` sees of image files.
+PIXELS = 32
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -241,7 +244,9 @@ def _check_transform(name: str, request: Request, preprocess: Preprocess) -> Non
 
 
 def _pixels(name: str, request: Request) -> Encoder:
-    preprocess = Preprocess(*sizes_for(request.images, request.side), native=True)
+    # Of image files more pixels would be a hundred thousand dimensions, and no better.
+    side = min(request.side or PIXELS, PIXELS)
+    preprocess = Preprocess(*sizes_for(request.images, side), native=True)
     mean = mean_image(request.images, preprocess, skip_unreadable=request.skip_unreadable)
     network = Pixels(mean).eval()
     source = {"architecture": name, "mean_of": request.images.fingerprint()}
@@ -304,7 +309,7 @@ OWN = {
     "ResNet18": (str(EMBEDDING), "32"),
     "SmallResNet": (str(EMBEDDING), "32"),
     "resnet50": (str(EMBEDDING), str(SIDE)),
-    "pixels": ("all pixels", "its own"),
+    "pixels": ("all pixels", f"its own, of files at most {PIXELS}"),
 }
 # By name: ``f(name, request)``, which builds the encoder. Beside these the names of timm and
 # torchvision, timm/NAME and torchvision/NAME.
