@@ -85,3 +85,10 @@ def imagenet_selection(root, weights, run, *options):
         "RUN_NAME", "mine", "RECOMPUTE_ALL", True, "USL.NUM_SELECTED_SAMPLES", 4, "USL.KNN_K", 5,
         "USL.REG.HORIZON_NUM", 3, "DATALOADER.BATCH_SIZE", 16, "DATALOADER.WORKERS", 2, *options,
     )  # fmt: skip
+
+
+def own_images(root, run, *more):
+    return (
+        "--cfg", "configs/images_usl.yaml", "--opts", "DATASET.ROOT_DIR", root, "RUN_DIR", run,
+        "MODEL.ARCH", "pixels", "DATASET.IMAGE_SIZE", 16, "USL.NUM_SELECTED_SAMPLES", 8, *more,
+    )  # fmt: skip

@@ -182,7 +182,7 @@ def test_of_many_kinds_of_files_the_commonest_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-@pytest.mark.parametrize("name", ["/tmp/evil.png", "../evil.png", "a/../../evil.png"])
+@pytest.mark.parametrize("name", ["/evil.png", "../evil.png", "a/../../evil.png"])
 def test_archives_whose_files_lead_out(place, kind, name):
     path = place.parent / f"x.{kind}"
     content = (place / "top.png").read_bytes()

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import IMAGES
+from commands import IMAGES, own_images
 from helpers import make_folder, printed_alone
 from PIL import Image
 
@@ -26,13 +26,6 @@ def photos(tmp_path):
     return root
 
 
-def options(root, run, *more):
-    return (
-        "--cfg", "configs/images_usl.yaml", "--opts", "DATASET.ROOT_DIR", root, "RUN_DIR", run,
-        "MODEL.ARCH", "pixels", "DATASET.IMAGE_SIZE", 16, "USL.NUM_SELECTED_SAMPLES", 8, *more,
-    )  # fmt: skip
-
-
 def rows(run):
     return [line.split(",") for line in (run / "duplicates.csv").read_text().splitlines()]
 
@@ -45,7 +38,7 @@ EXACT = [
 
 @pytest.mark.usefixtures("no_pictures")
 def test_they_are_listed_and_copies_left_out(photos, tmp_path, script, capsys):
-    script(IMAGES, *options(photos, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 31))
+    script(IMAGES, *own_images(photos, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 31))
     # All others can be chosen.
     assert sorted(printed_alone(capsys.readouterr().out)) == [
         i for i in range(33) if i not in (2, 32)
@@ -64,7 +57,7 @@ def test_they_are_listed_and_copies_left_out(photos, tmp_path, script, capsys):
 @pytest.mark.usefixtures("no_pictures")
 def test_near_ones_are_merged_where_asked(photos, tmp_path, script, capsys):
     more = ("USL.MERGE_NEAR_DUPLICATES", True, "USL.NUM_SELECTED_SAMPLES", 30)
-    script(IMAGES, *options(photos, tmp_path / "run", *more))
+    script(IMAGES, *own_images(photos, tmp_path / "run", *more))
     assert sorted(printed_alone(capsys.readouterr().out)) == [
         i for i in range(33) if i not in (2, 31, 32)
     ]
@@ -72,12 +65,12 @@ def test_near_ones_are_merged_where_asked(photos, tmp_path, script, capsys):
     with pytest.raises(
         InputError, match="is 31, and USL.MERGE_NEAR_DUPLICATES leaves .*; choose 1 to 30"
     ):
-        script(IMAGES, *options(photos, tmp_path / "more", *more))
+        script(IMAGES, *own_images(photos, tmp_path / "more", *more))
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_threshold_of_ones_own(photos, tmp_path, script, capsys):
-    script(IMAGES, *options(photos, tmp_path / "run", "USL.NEAR_DUPLICATE_DISTANCE", 100.0))
+    script(IMAGES, *own_images(photos, tmp_path / "run", "USL.NEAR_DUPLICATE_DISTANCE", 100.0))
     # All are near to the first that is left.
     found = rows(tmp_path / "run")[1:]
     assert found[:2] == EXACT and {(row[0], row[3]) for row in found[2:]} == {("near", "0")}
@@ -90,7 +83,7 @@ def test_a_labelled_copy_counts_for_the_image_that_stands_for_it(photos, tmp_pat
     answers = tmp_path / "answers.csv"
     answers.write_text("Index\n31\n32\n")
     more = ("USL.LABELED_INDICES_PATH", answers, "USL.MERGE_NEAR_DUPLICATES", True)
-    script(IMAGES, *options(photos, tmp_path / "run", *more, "USL.NUM_SELECTED_SAMPLES", 28))
+    script(IMAGES, *own_images(photos, tmp_path / "run", *more, "USL.NUM_SELECTED_SAMPLES", 28))
     # 0 and 3 stand for them: chosen are all others.
     assert sorted(printed_alone(capsys.readouterr().out)) == [
         i for i in range(33) if i not in (0, 2, 3, 31, 32)
@@ -103,16 +96,16 @@ def test_a_labelled_copy_counts_for_the_image_that_stands_for_it(photos, tmp_pat
 @pytest.mark.usefixtures("no_pictures")
 def test_without_duplicates_there_is_no_list(photos, tmp_path, script, capsys):
     run = tmp_path / "run"
-    script(IMAGES, *options(photos, run))
+    script(IMAGES, *own_images(photos, run))
     for name in ("copy of 00.png", "01.bmp", "=02 nearly.png"):
         (photos / name).unlink()
-    script(IMAGES, *options(photos, run))
+    script(IMAGES, *own_images(photos, run))
     assert not (run / "duplicates.csv").exists() and not (run / "rows.npy").exists()
     assert "stands for them: 0; half" in (run / "run.log").read_text()
 
 
 def test_the_report_shows_them(photos, tmp_path, script):
-    script(IMAGES, *options(photos, tmp_path / "run"))
+    script(IMAGES, *own_images(photos, tmp_path / "run"))
     text = (tmp_path / "run" / "report.html").read_text()
     assert "Left out as exact copies of other images: 2. Nearer than " in text
     assert 'alt="=02 nearly.png"' in text[text.index('<div class="pairs">') :]
@@ -124,8 +117,8 @@ def test_one_image_and_only_copies(tmp_path, script, capsys):
     root = make_folder(tmp_path, {"a.png": ("RGB", (9, 9))}) / "train"
     for name in "bcdefghijkl":
         shutil.copy(root / "a.png", root / f"{name}.png")
-    script(IMAGES, *options(root, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 1))
+    script(IMAGES, *own_images(root, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 1))
     assert printed_alone(capsys.readouterr().out) == [0]
     assert len(rows(tmp_path / "run")) == 12
     with pytest.raises(InputError, match="is 2, and exact copies are left out; choose 1 to 1"):
-        script(IMAGES, *options(root, tmp_path / "two", "USL.NUM_SELECTED_SAMPLES", 2))
+        script(IMAGES, *own_images(root, tmp_path / "two", "USL.NUM_SELECTED_SAMPLES", 2))

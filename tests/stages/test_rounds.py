@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from commands import CIFAR, IMAGES
+from commands import CIFAR, IMAGES, own_images
 from helpers import make_folder, printed_alone
 
 from usl import InputError
@@ -20,11 +20,7 @@ def photos(tmp_path):
 
 
 def choose(script, capsys, photos, run, *more):
-    script(
-        IMAGES, "--cfg", "configs/images_usl.yaml", "--opts", "DATASET.ROOT_DIR", photos,
-        "RUN_DIR", run, "MODEL.ARCH", "pixels", "DATASET.IMAGE_SIZE", 16,
-        "USL.NUM_SELECTED_SAMPLES", 5, *more,
-    )  # fmt: skip
+    script(IMAGES, *own_images(photos, run, "USL.NUM_SELECTED_SAMPLES", 5, *more))
     with (run / "selected.csv").open(newline="") as file:
         return printed_alone(capsys.readouterr().out), list(csv.DictReader(file))
 

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from commands import IMAGES
+from commands import IMAGES, own_images
 from helpers import KINDS, make_folder, printed_alone, run_script
 from PIL import Image
 
@@ -47,13 +47,6 @@ def photos(tmp_path):
     return root
 
 
-def options(root, run, *more):
-    return (
-        "--cfg", "configs/images_usl.yaml", "--opts", "DATASET.ROOT_DIR", root, "RUN_DIR", run,
-        "MODEL.ARCH", "pixels", "DATASET.IMAGE_SIZE", 16, "USL.NUM_SELECTED_SAMPLES", 8, *more,
-    )  # fmt: skip
-
-
 def table(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -61,7 +54,7 @@ def table(path):
 
 def test_a_messy_folder(photos, tmp_path, script, capsys):
     run = tmp_path / "run"
-    script(IMAGES, *options(photos, run, "PICKS_TO", "folder"))
+    script(IMAGES, *own_images(photos, run, "PICKS_TO", "folder"))
     out = capsys.readouterr().out
     picks = printed_alone(out)
     assert len(set(picks)) == 8 and f"copies: {run / 'picks'}" in out
@@ -90,7 +83,7 @@ def test_all_of_them_and_another_number_of_workers(photos, tmp_path, script, cap
     for workers in (1, 3):
         run = tmp_path / f"run{workers}"
         more = ("USL.NUM_SELECTED_SAMPLES", 20, "DATALOADER.WORKERS", workers)
-        script(IMAGES, *options(photos, run, *more))
+        script(IMAGES, *own_images(photos, run, *more))
         texts.append((run / "selected.csv").read_text())
     assert texts[0] == texts[1]
     assert "'=2+3.png" in texts[0]
@@ -110,18 +103,18 @@ def test_all_of_them_and_another_number_of_workers(photos, tmp_path, script, cap
 )
 def test_bad_input(photos, tmp_path, script, more, message):
     with pytest.raises(InputError, match=message):
-        script(IMAGES, *options(photos, tmp_path / "run", *more))
+        script(IMAGES, *own_images(photos, tmp_path / "run", *more))
     assert not list(tmp_path.glob("run/selected*"))
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_few_images_and_none(tmp_path, script, capsys):
     one = make_folder(tmp_path, {"only.png": ("RGB", (9, 9))}) / "train"
-    script(IMAGES, *options(one, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 1))
+    script(IMAGES, *own_images(one, tmp_path / "run", "USL.NUM_SELECTED_SAMPLES", 1))
     assert printed_alone(capsys.readouterr().out) == [0]
     (one / "only.png").write_bytes(b"")
     with pytest.raises(InputError, match="none of the 1 images can be read; see the first: only"):
-        script(IMAGES, *options(one, tmp_path / "other", "USL.NUM_SELECTED_SAMPLES", 1))
+        script(IMAGES, *own_images(one, tmp_path / "other", "USL.NUM_SELECTED_SAMPLES", 1))
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -143,7 +136,7 @@ def test_how_many_neighbours():
 
 @pytest.mark.slow
 def test_the_command_line(photos, tmp_path):
-    done = run_script(IMAGES, *options(photos, tmp_path / "run", "PICKS_TO", "zip"))
+    done = run_script(IMAGES, *own_images(photos, tmp_path / "run", "PICKS_TO", "zip"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "picks.zip").exists() and "left out 1 .txt" in done.stderr
     assert np.load(tmp_path / "run" / "selected_indices_8_1.npy").shape == (8,)
@@ -152,19 +145,19 @@ def test_the_command_line(photos, tmp_path):
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_among_the_images_is_refused(photos, script):
     with pytest.raises(InputError, match="is in DATASET.ROOT_DIR .*; choose another place"):
-        script(IMAGES, *options(photos, photos / "run"))
+        script(IMAGES, *own_images(photos, photos / "run"))
     assert not (photos / "run").exists()
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_features_of_an_earlier_run_are_taken_with_their_nan(photos, tmp_path, script, capsys):
-    script(IMAGES, *options(photos, tmp_path / "one"))
+    script(IMAGES, *own_images(photos, tmp_path / "one"))
     first = printed_alone(capsys.readouterr().out)
     (tmp_path / "two").mkdir()
     features = (tmp_path / "one" / "memory_feats_list.npy").read_bytes()
     (tmp_path / "two" / "memory_feats_list.npy").write_bytes(features)
     more = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False)
-    script(IMAGES, *options(photos, tmp_path / "two", *more))
+    script(IMAGES, *own_images(photos, tmp_path / "two", *more))
     out = capsys.readouterr()
     assert printed_alone(out.out) == first
     assert "rows of NaN, whose images are never picked: 4" in out.err
@@ -175,4 +168,4 @@ def test_features_of_an_earlier_run_are_taken_with_their_nan(photos, tmp_path, s
 def test_thresholds_that_are_none(photos, tmp_path, script, value):
     more = ("USL.NEAR_DUPLICATE_DISTANCE", value)
     with pytest.raises(InputError, match="USL.NEAR_DUPLICATE_DISTANCE is .*; choose a squared"):
-        script(IMAGES, *options(photos, tmp_path / "run", *more))
+        script(IMAGES, *own_images(photos, tmp_path / "run", *more))

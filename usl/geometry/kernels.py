@@ -247,7 +247,7 @@ def settle(
         The result, by distance, then by index.
     settled : ndarray (n,), bool
         False where a point that is left out may be nearer.
-    """  # fmt: skip
+    """
     dim, k = points.shape[1], distances.shape[1]
     row, terms = np.empty(dim), np.empty(dim)
     found, whose = np.empty(lists.shape[1]), np.empty(lists.shape[1], np.int64)
@@ -361,3 +361,9 @@ def check() -> None:
     same = np.array_equal(distances, expected.values[:, :k].numpy())
     if not (settled.all() and same and np.array_equal(indices, expected.indices[:, :k].numpy())):
         raise ArithmeticError("it finds other neighbours")
+    labels, apart, sums = np.zeros(n, np.int64), np.empty(n), np.zeros((1, 77))
+    pair_distances(points, np.arange(n), points[:1].astype(np.float64), labels, apart)
+    add_members(points, labels, sums)
+    in_order = torch.zeros(1, 77).double().index_add_(0, torch.from_numpy(labels), x.double())
+    if not (np.array_equal(apart, exact[0].numpy()) and np.array_equal(sums, in_order.numpy())):
+        raise ArithmeticError("its sums are others")
