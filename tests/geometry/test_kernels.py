@@ -56,7 +56,7 @@ def test_lists_that_overflow_keep_the_smallest():
     tile[0, :40] -= 2  # less than nothing, as rounding makes it
     lists, fill = np.zeros((400, 16), np.int64), np.zeros(400, np.int32)
     limits = np.full(400, np.inf, np.float32)
-    kernels.collect(tile, 0, 64, limits, False, lists, fill)
+    kernels.collect(tile, 0, 0, 64, limits, False, np.arange(400), lists, fill)
     for row in range(4):
         values = np.maximum(tile[row], 0)
         near = lists[row, : fill[row]] & 0xFFFFFFFF
@@ -70,9 +70,9 @@ def test_both_lists_of_a_pair_get_it():
     tile[1, 5] = 1
     lists, fill = np.zeros((64, 8), np.int64), np.zeros(64, np.int32)
     limits = np.full(64, 2, np.float32)
-    kernels.collect(tile, 0, 32, limits, True, lists, fill)
+    kernels.collect(tile, 0, 0, 32, limits, True, 100 + np.arange(64), lists, fill)
     assert fill[1] == fill[37] == 1 == fill.sum() / 2
-    assert lists[1, 0] & 0xFFFFFFFF == 37 and lists[37, 0] & 0xFFFFFFFF == 1
+    assert lists[1, 0] & 0xFFFFFFFF == 137 and lists[37, 0] & 0xFFFFFFFF == 101
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6, 7])

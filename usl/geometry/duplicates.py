@@ -89,7 +89,7 @@ def _nearer(points: Points, rows: Tensor, columns: Tensor, threshold: float) -> 
     x, y = points.norms[rows, None], points.norms[columns]
     distances = torch.addmm(y, points.fast[rows], points.fast[columns].T, alpha=-2).add_(x)
     limit = threshold / points.scale**2
-    doubt = 1.01 * points.error * (x.sqrt() + y.sqrt()).square_() + points.underflow
+    doubt = 1.01 * points.bound.error * (x.sqrt() + y.sqrt()).square_() + points.bound.underflow
     near = distances < limit - doubt
     who, whom = ((distances - limit).abs_() <= doubt).nonzero(as_tuple=True)
     exact = squared_distances(points.exact[rows[who]], points.exact[columns[whom]])

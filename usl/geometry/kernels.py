@@ -11,7 +11,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as make_intrinsic
 
 from usl.geometry.points import squared_distances
 
@@ -24,24 +24,24 @@ AHEAD = 4
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _jit(function: Function) -> Function:
+def compiled(function: Function) -> Function:
     """Compile when first called, and keep it: beside this file or, if that cannot be, in HOME.
 
     Nothing is reassociated or fused: float64 results have the bits of their definitions.
     """
     try:
-        compiled: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+        made: Any = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # there is no place to keep it
-        compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    return cast(Function, compiled)
+        made = numba.njit(nogil=True, error_model="numpy")(function)
+    return cast(Function, made)
 
 
-def _intrinsic(build: Callable[..., Any]) -> Callable[..., Any]:
+def intrinsic(build: Callable[..., Any]) -> Callable[..., Any]:
     """A function that is made of LLVM's instructions, for whatever CPU is there."""
-    return cast(Callable[..., Any], intrinsic(build))
+    return cast(Callable[..., Any], make_intrinsic(build))
 
 
-@_intrinsic
+@intrinsic
 def _below(typing: Any, entries: Any, limits: Any, limit: Any) -> Any:
     """Which of LANES entries at an address are below one limit, or below their own: a bit each."""
 
@@ -68,7 +68,7 @@ def _below(typing: Any, entries: Any, limits: Any, limit: Any) -> Any:
     return types.uint32(types.uintp, types.uintp, types.float32), build
 
 
-@_intrinsic
+@intrinsic
 def _lowest_bit(typing: Any, bits: Any) -> Any:
     """Number of the lowest bit that is set, of one at least."""
 
@@ -78,7 +78,7 @@ def _lowest_bit(typing: Any, bits: Any) -> Any:
     return types.uint32(types.uint32), build
 
 
-@_intrinsic
+@intrinsic
 def _fetch(typing: Any, address: Any) -> Any:
     """Begin to load what is at an address into the cache."""
 
@@ -94,32 +94,43 @@ def _fetch(typing: Any, address: Any) -> Any:
     return types.void(types.uintp), build
 
 
-@_jit
+@compiled
 def collect(
-    tile: Any, row: int, column: int, limits: Any, both: bool, lists: Any, fill: Any
+    tile: Any,
+    place: int,
+    row: int,
+    column: int,
+    limits: Any,
+    both: bool,
+    names: Any,
+    lists: Any,
+    fill: Any,
 ) -> None:
     """Put the entries of a tile that are below their limits into lists.
 
     Parameters
     ----------
     tile : ndarray (n, m), float32
-        Approximate squared distances of points ``row``, … to points ``column``, …; m is a multiple
-        of ``LANES``.
+        Values of points ``row``, … and points ``column``, …; m is a multiple of ``LANES``.
+    place : int
+        Where the lists of the rows begin. Those of the columns begin at ``column``.
     row, column : int
-    limits : ndarray (N,), float32
-        One a point; an entry below it belongs into the point's list. Falls when a list is full.
+    limits : ndarray (L,), float32
+        One a list; an entry below it belongs into it. Falls when a list is full.
     both : bool
         Serve the lists of the columns too.
-    lists : ndarray (N, capacity), int64
+    names : ndarray (N,), int64
+        What each point is called in a list.
+    lists : ndarray (L, capacity), int64
         Entries as :class:`usl.geometry.neighbors.proposal.Proposal` has them.
-    fill : ndarray (N,), int32
+    fill : ndarray (L,), int32
         Entries of each.
     """
     n, m = tile.shape
     never = np.full(LANES, -np.inf, dtype=np.float32)
     entries, columns = tile.ctypes.data, never.ctypes.data
     for i in range(n):
-        one = row + i
+        one = place + i
         for start in range(0, m, LANES):
             if both:
                 columns = limits.ctypes.data + 4 * (column + start)
@@ -130,17 +141,15 @@ def collect(
                 hits &= hits - np.uint32(1)
                 value, other = tile[i, j], column + j
                 if value < limits[one]:
-                    _append(one, value, other, limits, lists, fill)
+                    _append(one, value, names[other], limits, lists, fill)
                 if both and value < limits[other]:
-                    _append(other, value, one, limits, lists, fill)
+                    _append(other, value, names[row + i], limits, lists, fill)
 
 
-@_jit
-def _append(one: int, value: Any, other: int, limits: Any, lists: Any, fill: Any) -> None:
+@compiled
+def _append(one: int, value: Any, name: int, limits: Any, lists: Any, fill: Any) -> None:
     at, capacity = fill[one], lists.shape[1]
-    # What rounding made negative is nearer to the truth as 0; bits of others are in their order.
-    bits = np.float32(max(value, np.float32(0))).view(np.int32)
-    lists[one, at] = (np.int64(bits) << 32) | np.int64(other)
+    lists[one, at] = _entry(value, name)
     fill[one] = at + 1
     if at + 1 == capacity:
         keep = capacity * 3 // 4
@@ -148,12 +157,19 @@ def _append(one: int, value: Any, other: int, limits: Any, lists: Any, fill: Any
         fill[one] = keep
 
 
-@_jit
+@compiled
+def _entry(value: Any, name: int) -> int:
+    # What rounding made negative is nearer to the truth as 0; bits of others are in their order.
+    bits = np.float32(max(value, np.float32(0))).view(np.int32)
+    return int((np.int64(bits) << 32) | np.int64(name))
+
+
+@compiled
 def _value(entry: int) -> Any:
     return np.int32(entry >> 32).view(np.float32)
 
 
-@_jit
+@compiled
 def smallest_first(entries: Any, n: int, k: int) -> int:
     """Move the k smallest of the first n entries to the front; the largest of them.
 
@@ -184,18 +200,30 @@ def smallest_first(entries: Any, n: int, k: int) -> int:
     return int(largest)
 
 
-@_jit
+@compiled
 def rank_limits(tile: Any, rank: int, limits: Any) -> None:
-    """The value of a rank, from 0, in each row of a tile as for :func:`collect`: (n,) float32."""
-    entries = np.empty((1, 4 * (rank + 1)), np.int64)
-    fill, limit = np.empty(1, np.int32), np.empty(1, np.float32)
-    for i in range(len(tile)):
-        fill[0], limit[0] = 0, np.inf
-        collect(tile[i : i + 1], 0, 0, limit, False, entries, fill)
-        limits[i] = _value(smallest_first(entries[0], fill[0], rank + 1))
+    """At most a little more than the value of a rank, from 0, in each row of a tile, (n,) float32.
+
+    The value of that rank among the least of groups of columns: as few as that are below it.
+    """
+    n, m = tile.shape
+    groups = LANES
+    while groups < 4 * (rank + 1):
+        groups *= 2
+    groups = min(groups, m)
+    least, entries = np.empty(groups, np.float32), np.empty(groups, np.int64)
+    for i in range(n):
+        row = tile[i]
+        least[:] = row[:groups]
+        for start in range(groups, m, groups):
+            for j in range(min(groups, m - start)):
+                least[j] = min(least[j], row[start + j])
+        for j in range(groups):
+            entries[j] = _entry(least[j], j)
+        limits[i] = _value(smallest_first(entries, groups, rank + 1))
 
 
-@_jit
+@compiled
 def fold(terms: Any, width: int) -> float:
     """:func:`usl.geometry.points.fold_sum` of the first ``width`` float64 terms."""
     while width > 1:
@@ -208,7 +236,7 @@ def fold(terms: Any, width: int) -> float:
     return float(terms[0])
 
 
-@_jit
+@compiled
 def settle(
     points: Any,
     rows: Any,
@@ -216,6 +244,7 @@ def settle(
     fill: Any,
     left_out: Any,
     norms: Any,
+    shift: float,
     error: float,
     underflow: float,
     unit: float,
@@ -238,9 +267,8 @@ def settle(
         No point that is no candidate has a smaller value.
     norms : ndarray (N,), float32
         Squared lengths, in the units of values.
-    error : float
-        A value errs by at most ``error · (‖a‖ + ‖b‖)² + underflow``.
-    underflow : float
+    shift, error, underflow : float
+        See :class:`usl.geometry.products.Bound`.
     unit : float
         Squared distance of one unit of values.
     distances, indices : ndarray (n, k), float64 and int64
@@ -273,7 +301,8 @@ def settle(
         # With r the length of the row and d the distance, the other point is no longer than r + d.
         length = np.sqrt(np.float64(norms[rows[r]])) * (1 + 1e-6)
         apart = farthest / unit
-        reach = apart + error * (2 * length + np.sqrt(apart)) ** 2 + underflow
+        reach = (np.sqrt(apart) + shift) ** 2 + error * (2 * length + np.sqrt(apart)) ** 2
+        reach += underflow
         if left_out[r] <= reach:
             continue
         for c in range(k, n):
@@ -287,7 +316,7 @@ def settle(
         settled[r] = True
 
 
-@_jit
+@compiled
 def _distance(row: Any, points: Any, other: int, terms: Any) -> Any:
     """:func:`usl.geometry.points.squared_distances` of a row, (D,) float64, to another point.
 
@@ -306,7 +335,7 @@ def _distance(row: Any, points: Any, other: int, terms: Any) -> Any:
     return fold(terms, half)
 
 
-@_jit
+@compiled
 def _sort(values: Any, who: Any, n: int) -> None:
     """Sort pairs by value, then by whose it is. Shell's sort with Ciura's gaps."""
     for gap in (701, 301, 132, 57, 23, 10, 4, 1):
@@ -321,7 +350,7 @@ def _sort(values: Any, who: Any, n: int) -> None:
             values[j], who[j] = value, one
 
 
-@_jit
+@compiled
 def pair_distances(points: Any, rows: Any, centres: Any, which: Any, distances: Any) -> None:
     """Exact squared distances of some points (N, D) to some centres (C, D), float64: pair by pair.
 
@@ -332,7 +361,7 @@ def pair_distances(points: Any, rows: Any, centres: Any, which: Any, distances: 
         distances[i] = _distance(centres[which[i]], points, rows[i], terms)
 
 
-@_jit
+@compiled
 def add_members(rows: Any, labels: Any, sums: Any) -> None:
     """Add each row (n, D) to the sum of its cluster, (C, D), float64, in the order of the rows."""
     for r in range(len(rows)):
@@ -351,12 +380,12 @@ def check() -> None:
     lists, fill = np.zeros((n, n + 1), np.int64), np.zeros(n, np.int32)
     limits, tile = np.empty(n, np.float32), exact.float().numpy()
     rank_limits(tile, n // 2, limits)
-    collect(tile, 0, 0, limits, False, lists, fill)
+    collect(tile, 0, 0, 0, limits, False, np.arange(n), lists, fill)
     distances, indices = np.zeros((n, k)), np.zeros((n, k), np.int64)
     settled = np.zeros(n, bool)
     settle(
         points, np.arange(n), lists, fill, limits, x.square().sum(dim=1).numpy(),
-        0.0, 0.0, 1.0, distances, indices, settled,
+        0.0, 1e-6, 0.0, 1.0, distances, indices, settled,
     )  # fmt: skip
     same = np.array_equal(distances, expected.values[:, :k].numpy())
     if not (settled.all() and same and np.array_equal(indices, expected.indices[:, :k].numpy())):

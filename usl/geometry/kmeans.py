@@ -166,9 +166,9 @@ def _within(points: Points, start: int, stop: int, best: Tensor) -> Tensor:
 
     From ``error · (2r + d)² ≤ error · (8r² + 2d²)``, once for the best and once for the other.
     """
-    slack = 8 * points.error * points.norms[start:stop].double() + 2 * points.underflow
-    truly = (best.double().clamp_min(0) + slack) / (1 - 2 * points.error)
-    return ((1 + 2 * points.error) * truly + slack).float() * (1 + 1e-6)
+    slack = 8 * points.bound.error * points.norms[start:stop].double() + 2 * points.bound.underflow
+    truly = (best.double().clamp_min(0) + slack) / (1 - 2 * points.bound.error)
+    return ((1 + 2 * points.bound.error) * truly + slack).float() * (1 + 1e-6)
 
 
 def _settle(points: Points, rows: Tensor, within: Tensor, centroids: Tensor) -> Tensor:

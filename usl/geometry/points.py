@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,31 @@ def check_budget(budget: int, images: int) -> None:
         raise InputError(f"a budget of {budget} picks from {images} images; choose 1 to {images}")
 
 
+@dataclass(frozen=True)
+class Bound:
+    """How far an approximate squared distance, a value, may be from the true one.
+
+    In the units of ``points.fast``, and with d the distance between a and b, a value lies between
+    (d - shift)² - e, or 0, and (d + shift)² + e, with e = error · (‖a‖ + ‖b‖)² + underflow.
+    """
+
+    shift: float
+    error: float
+    underflow: float
+
+    def reach(self, length: Tensor, apart: Tensor) -> Tensor:
+        """The largest value, float64, of a point no farther from a row than ``apart``, squared.
+
+        With r the length of the row and d the distance, the other point is no longer than r + d.
+        """
+        distance = apart.sqrt()
+        return (
+            (distance + self.shift) ** 2
+            + self.error * (2 * length + distance) ** 2
+            + self.underflow
+        )
+
+
 class Points:
     """N feature vectors, as given and as a float32 copy for fast products.
 
@@ -271,9 +297,12 @@ class Points:
     Attributes
     ----------
     exact : Tensor (N, D), float32 or float64, on ``device``
-    host : Tensor (N, D), the same on the CPU, where sums are taken in order
-    fast : Tensor (N, D), float32, on ``device``
+    host : Tensor (N, D), the same on the CPU, where sums are taken in order; no copy of what is
+        given as float32 or float64 on the CPU, mapped from a file or not
+    fast : Tensor (N, D), float32, on ``device``; made when it is first asked for
     norms : Tensor (N,), float32, squared lengths of ``fast``
+    bound : Bound
+        Of squared distances from float32 products of ``fast``.
     """
 
     def __init__(self, features: Any, device: str | torch.device = "cpu") -> None:
@@ -287,15 +316,11 @@ class Points:
             float((self.exact[a:b].double() - self.centre).norm(dim=1).max()) for a, b in blocks(n)
         )
         self.scale = 2.0 ** np.ceil(np.log2(longest)) if longest > 1e-300 else 1.0
-        self.fast = torch.empty(n, self.dim, dtype=torch.float32, device=device)
-        for start, stop in blocks(n):
-            self.fast[start:stop] = self.shifted(self.exact[start:stop])
-        self.norms = (self.fast * self.fast).sum(dim=1)
-        # |float32 d² - d²| ≤ error · (‖a‖ + ‖b‖)², the standard bound for a dot product of D terms
-        # (Higham, Accuracy and Stability of Numerical Algorithms, §3.1) and a few roundings more.
-        self.error = (self.dim + 16) * UNIT32
-        # And what products lose below the smallest normal number of float32.
-        self.underflow = (self.dim + 16) * 2.0**-126
+        # Of float32 products of ``fast``: the standard bound for a dot product of D terms (Higham,
+        # Accuracy and Stability of Numerical Algorithms, §3.1) and a few roundings more; and what
+        # they lose below the smallest normal number.
+        terms = self.dim + 16
+        self.bound = Bound(shift=0.0, error=terms * UNIT32, underflow=terms * 2.0**-126)
 
     def __len__(self) -> int:
         return len(self.host)
@@ -309,6 +334,28 @@ class Points:
     def device(self) -> torch.device:
         """Where distances are computed."""
         return self.exact.device
+
+    @cached_property
+    def fast(self) -> Tensor:
+        """The float32 copy."""
+        fast = torch.empty(len(self), self.dim, dtype=torch.float32, device=self.device)
+        for start, stop in blocks(len(self)):
+            fast[start:stop] = self.shifted(self.exact[start:stop])
+        return fast
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Squared lengths of its vectors."""
+        norms = torch.empty(len(self), dtype=torch.float32, device=self.device)
+        for start, stop in blocks(len(self)):
+            norms[start:stop] = self.block(start, stop).square().sum(dim=1)
+        return norms
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Rows of ``fast``, which need not be there for that."""
+        if "fast" in vars(self):
+            return self.fast[start:stop]
+        return self.shifted(self.exact[start:stop]).float()
 
     def shifted(self, rows: Tensor) -> Tensor:
         """Rows (n, D) minus the centre, divided by the scale, in float64."""

@@ -17,6 +17,7 @@ from usl.geometry.neighbors import torch as torch_backend
 from usl.geometry.neighbors.proposal import Backend, Proposal, indices_of
 from usl.geometry.points import (
     SCRATCH,
+    Bound,
     Points,
     as_points,
     first_copies,
@@ -222,19 +223,14 @@ def _settle_all(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Ten
         )
     distances, order = exact.sort(dim=1, stable=True)
     distances, indices = distances[:, :k], candidates.gather(1, order[:, :k])
-    reach = _reach(points, rows, distances[:, -1])
+    reach = _reach(points, proposal.bound, rows, distances[:, -1])
     return distances, indices, (proposal.left_out.to(points.device).double() > reach).cpu()
 
 
-def _reach(points: Points, rows: Tensor, farthest: Tensor) -> Tensor:
-    """The largest float32 value that a point no farther than ``farthest`` can have been given.
-
-    With r the length of the row and d the distance, the other point is no longer than r + d, so
-    the error is at most ``error · (2r + d)²``, and ``underflow``.
-    """
-    d = farthest / points.scale**2
-    r = points.norms[rows].double().sqrt() * (1 + 1e-6)
-    return d + points.error * (2 * r + d.sqrt()) ** 2 + points.underflow
+def _reach(points: Points, bound: Bound, rows: Tensor, farthest: Tensor) -> Tensor:
+    """The largest value that a point no farther than ``farthest`` can have been given."""
+    length = points.norms[rows].double().sqrt() * (1 + 1e-6)
+    return bound.reach(length, farthest / points.scale**2)
 
 
 def _settle_rest(points: Points, rows: Tensor, k: int, result: Neighbors) -> None:
@@ -254,7 +250,7 @@ def _settle_rest(points: Points, rows: Tensor, k: int, result: Neighbors) -> Non
         )
         approximate = torch.addmv(points.norms, points.fast, points.fast[row[0]], alpha=-2)
         approximate += points.norms[row]
-        candidates = (approximate <= _reach(points, row, farthest)).nonzero().T
+        candidates = (approximate <= _reach(points, points.bound, row, farthest)).nonzero().T
         distances, indices = _settle_long(points, row, candidates, k)
         _store(result, rows[members], distances, indices)
 

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from usl.geometry.points import Points
+from usl.geometry.points import Bound, Points
 
 
 @dataclass(frozen=True)
 class Proposal:
     """Candidates for the neighbours of some points.
 
-    Values are approximate squared distances in the units of ``points.fast``, not negative, within
-    ``points.error · (‖a‖ + ‖b‖)² + points.underflow`` of the distance between a and b. A candidate
-    is one number: the bits of its value, float32, above, and its index in the 32 bits below; so
-    they are in the order of their values.
+    Values are approximate squared distances in the units of ``points.fast``, not negative. A
+    candidate is one number: the bits of its value, float32, above, and its index in the 32 bits
+    below; so they are in the order of their values.
 
     Attributes
     ----------
@@ -29,12 +28,15 @@ class Proposal:
         How many of the w count.
     left_out : Tensor (n,), float32
         No point that is no candidate has a smaller value.
+    bound : Bound
+        How far values may be from the truth.
     """
 
     rows: Tensor
     candidates: Tensor
     fill: Tensor
     left_out: Tensor
+    bound: Bound
 
 
 def packed(values: Tensor, indices: Tensor) -> Tensor:

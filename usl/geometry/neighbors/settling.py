@@ -38,13 +38,14 @@ def settle(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, 
     settled = np.empty(n, bool)
     given = (proposal.rows, proposal.candidates, proposal.fill, proposal.left_out)
     rows, lists, fill, left_out = (tensor.numpy() for tensor in given)
+    bound = proposal.bound
     exact, norms = points.host.numpy(), points.norms.numpy()
 
     def some(start: int) -> None:
         part = slice(start, start + ROWS)
         kernels.settle(
             exact, rows[part], lists[part], fill[part], left_out[part], norms,
-            points.error, points.underflow, points.scale**2,
+            bound.shift, bound.error, bound.underflow, points.scale**2,
             distances[part], indices[part], settled[part],
         )  # fmt: skip
 

@@ -34,6 +34,9 @@ def propose(
     The error is that of a float32 dot product of D terms, see :class:`usl.geometry.points.Points`.
     """
     n = len(points)
+    if rows is None:
+        # Made once; for some rows its blocks are made as they are needed.
+        _ = points.fast
     wanted = torch.arange(n) if rows is None else rows
     # More candidates than asked for: the rounding error of float32 must not reach the last.
     width = min(n, k + 16 + k // 16)
@@ -44,15 +47,15 @@ def propose(
         values, candidates = _smallest(points, part.to(points.device), width, memory)
         left_out = values.amax(dim=1) if width < n else torch.full((len(part),), torch.inf)
         fill = torch.full((len(part),), width, dtype=torch.int32)
-        yield Proposal(part, packed(values, candidates), fill, left_out)
+        yield Proposal(part, packed(values, candidates), fill, left_out, points.bound)
 
 
 def _smallest(points: Points, rows: Tensor, width: int, memory: int) -> tuple[Tensor, Tensor]:
-    x, x_norms = points.fast[rows], points.norms[rows]
+    x, x_norms = points.shifted(points.exact[rows]).float(), points.norms[rows]
     best: tuple[Tensor, Tensor] | None = None
     columns = max(width, min(TILE_COLUMNS, memory // (4 * len(rows))))
     for start in range(0, len(points), columns):
-        y = points.fast[start : start + columns]
+        y = points.block(start, min(len(points), start + columns))
         tile = torch.addmm(points.norms[start : start + columns], x, y.T, alpha=-2)
         values, indices = tile.topk(min(width, len(y)), dim=1, largest=False, sorted=False)
         indices += start
