@@ -28,14 +28,29 @@ def test_distances_have_the_bits_of_squared_distances(kind, dim):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_pairs_have_the_bits_of_squared_distances(kind):
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_nearest_is_exact_where_values_are_not(kind, keep):
     random = np.random.RandomState(0)
-    x, centres = random.randn(30, 77).astype(kind), random.randn(6, 77)
-    rows, which = random.randint(30, size=50), random.randint(6, size=50)
-    found = np.empty(50)
-    kernels.pair_distances(x, rows, centres, which, found)
-    expected = squared_distances(torch.from_numpy(x[rows]), torch.from_numpy(centres[which]))
-    assert found.tolist() == expected.tolist()
+    x = random.randint(4, size=(70, 5)).astype(kind)
+    centroids = random.randint(4, size=(12, 5)).astype(np.float64)
+    exact = squared_distances(torch.from_numpy(centroids[:, None]), torch.from_numpy(x)).numpy()
+    names = random.permutation(70)
+    # Wrong by up to what the bound allows, padded with what must not be looked at.
+    off = random.uniform(-0.4, 0.4, exact.shape)
+    values = (exact + off).astype(np.float32)[:, names]
+    which = np.arange(1, 12, 2) if keep else np.arange(12)
+    tile = np.zeros((16, 96), np.float32)
+    tile[: len(which), :70] = values[which]
+    labels, own = np.zeros(70, np.int64), np.zeros(70, np.float32)
+    if keep:
+        labels[:], own[:] = 4, values[4]
+    norms = np.full(70, 40, np.float32)
+    given = (tile, which, keep, labels, own, norms, x, names, centroids)
+    kernels.nearest(*given, 0.0, 1e-9, 0.4)
+    among = np.union1d(which, [4]) if keep else which
+    expected = among[exact[among][:, names].argmin(axis=0)]
+    assert labels.tolist() == expected.tolist()
+    assert own.tolist() == values[expected, np.arange(70)].tolist()
 
 
 @pytest.mark.parametrize("ties", [3, 1000])

@@ -7,8 +7,10 @@ from helpers import features
 from oracles import selection as oracle
 
 from usl import select
-from usl.geometry.kmeans import assign, kmeans, member_sums
+from usl.geometry.assignment import assigner
+from usl.geometry.kmeans import kmeans, member_sums
 from usl.geometry.points import Points
+from usl.geometry.products import Float32, Int16
 
 
 def test_kmeans_starts_from_the_published_draw():
@@ -96,8 +98,23 @@ def test_float64_decides_what_float32_cannot_in_k_means():
     along -= (along @ across)[:, None] * across / (across @ across)
     side = torch.from_numpy(random.choice([-1.0, 1.0], 400))
     x = middle + along + side[:, None] * 1e-10 * across
-    labels = assign(Points(x), centroids)
+    everyone = torch.ones(2, dtype=torch.bool)
+    labels = assigner(Points(x))(centroids, everyone, everyone)
     assert labels.tolist() == (side > 0).long().tolist()
+
+
+@pytest.mark.parametrize("kind", ["sphere", "grid", "duplicates", "far"])
+@pytest.mark.parametrize("product", [Float32, Int16])
+def test_compiled_assignment_gives_what_torch_gives(monkeypatch, kind, product):
+    x = features(kind, 1200, 6)
+    monkeypatch.setattr("usl.geometry.assignment.TERMS", 1 << 10)
+    monkeypatch.setattr("usl.geometry.products.products_of", product)
+    found = [kmeans(x, clusters, seed=2) for clusters in (1, 7, 90)]
+    monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
+    for one in found:
+        expected = kmeans(x, len(one.centroids), seed=2)
+        assert torch.equal(one.labels, expected.labels)
+        assert torch.equal(one.centroids, expected.centroids)
 
 
 def test_member_sums_do_not_depend_on_threads():
@@ -107,7 +124,7 @@ def test_member_sums_do_not_depend_on_threads():
     sums = []
     for count in (1, 2, 4):
         torch.set_num_threads(count)
-        sums.append(member_sums(x, labels, 30)[0])
+        sums.append(member_sums(x, labels, torch.ones(30, dtype=torch.bool)))
     torch.set_num_threads(threads)
     assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
     expected = torch.stack([x[labels == c].double().sum(0) for c in range(30)])
@@ -120,7 +137,8 @@ def test_compiled_sums_have_the_bits_of_torchs(monkeypatch, kind):
     random = np.random.RandomState(0)
     x = torch.from_numpy(random.randn(1000, 9) * 10.0 ** random.randint(-6, 6, (1000, 1))).to(kind)
     labels = torch.from_numpy(random.randint(7, size=1000))
-    sums, counts = member_sums(x, labels, 9)
+    wanted = torch.arange(9) != 3
+    sums = member_sums(x, labels, wanted)
     monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
-    expected = member_sums(x, labels, 9)
-    assert torch.equal(sums, expected[0]) and torch.equal(counts, expected[1])
+    assert torch.equal(sums, member_sums(x, labels, wanted))
+    assert not sums[3].any() and sums[2].all()

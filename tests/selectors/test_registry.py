@@ -6,7 +6,7 @@ import torch
 from helpers import features
 
 from usl import InputError
-from usl.geometry import kmeans as kmeans_module
+from usl.geometry import assignment
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points
 from usl.selectors.registry import SELECTORS, Context
@@ -33,7 +33,8 @@ def test_the_same_seed_gives_the_same_picks_whatever_the_threads_and_blocks(name
     first = SELECTORS[name](context(x), 9, seed=1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
-    monkeypatch.setattr(kmeans_module, "ASSIGN_ELEMENTS", 64)
+    monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", 64)
+    monkeypatch.setattr(assignment, "TERMS", 1000)
     assert torch.equal(SELECTORS[name](context(x), 9, seed=1), first)
     torch.set_num_threads(threads)
     assert not torch.equal(SELECTORS[name](context(x), 9, seed=2), first)

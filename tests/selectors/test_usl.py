@@ -10,6 +10,7 @@ from oracles import selection as oracle
 from oracles.forms import FORMS
 
 from usl import InputError, Regularizer, select
+from usl.geometry import assignment
 from usl.geometry import kmeans as kmeans_module
 from usl.geometry.neighbors import exact as neighbors_module
 from usl.geometry.neighbors.exact import find_neighbors
@@ -131,8 +132,9 @@ def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
     for block, scratch, tile, count in [(64, 1 << 10, 1 << 12, 1), (100, 1 << 14, 1 << 16, 3)]:
         # SUM blocks stay as they are: their size is part of the result.
         monkeypatch.setattr(usl_module, "BLOCK_ROWS", block)
-        monkeypatch.setattr(kmeans_module, "ASSIGN_ELEMENTS", scratch)
-        for module in (kmeans_module, usl_module, neighbors_module):
+        monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", scratch)
+        monkeypatch.setattr(assignment, "TERMS", scratch)
+        for module in (assignment, kmeans_module, usl_module, neighbors_module):
             monkeypatch.setattr(module, "SCRATCH", scratch)
         torch.set_num_threads(count)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,12 @@ def works() -> bool:
     return True
 
 
+@cache
+def _pool(count: int, process: int) -> ThreadPoolExecutor:
+    """Starting threads takes as long as an iteration of k-means, so they are kept."""
+    return ThreadPoolExecutor(count)
+
+
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
     """As many threads as torch has, whose products have one each; for one caller at a time."""
@@ -35,7 +42,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         count = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(count) as pool:
-                yield pool
+            # A process that was forked off has none of them.
+            yield _pool(count, os.getpid())
         finally:
             torch.set_num_threads(count)

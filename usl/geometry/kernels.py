@@ -351,23 +351,100 @@ def _sort(values: Any, who: Any, n: int) -> None:
 
 
 @compiled
-def pair_distances(points: Any, rows: Any, centres: Any, which: Any, distances: Any) -> None:
-    """Exact squared distances of some points (N, D) to some centres (C, D), float64: pair by pair.
+def nearest(
+    tile: Any,
+    which: Any,
+    keep: bool,
+    labels: Any,
+    values: Any,
+    norms: Any,
+    points: Any,
+    names: Any,
+    centroids: Any,
+    shift: float,
+    error: float,
+    underflow: float,
+) -> None:
+    """Give each of some points the nearest of some centroids.
 
-    ``rows``, ``which`` (n,), int64, are the pairs; ``distances`` (n,), float64, the result.
+    Where a second one is as near as the first within the error of values, exact distances decide;
+    of equal ones the first.
+
+    Parameters
+    ----------
+    tile : ndarray (≥ c, m), float32
+        Values of the centroids and the points; m is a multiple of ``LANES``.
+    which : ndarray (c,), int64
+        The centroids, ascending.
+    keep : bool
+        The one that a point has competes with them, by its old value; it is none of them.
+    labels : ndarray (n,), int64
+        The centroid of each point, n ≤ m; overwritten.
+    values : ndarray (n,), float32
+        What the tile had for it; overwritten.
+    norms : ndarray (n,), float32
+        Squared lengths of the points, in the units of values.
+    points : ndarray (N, D), float32 or float64
+    names : ndarray (n,), int64
+        Which of them these are.
+    centroids : ndarray (C, D), float64
+    shift, error, underflow : float
+        See :class:`usl.geometry.points.Bound`.
     """
+    n, c = len(labels), len(which)
+    first, second = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    at, limit = np.empty(LANES, np.int32), np.empty(LANES, np.float32)
     terms = np.empty(points.shape[1])
-    for i in range(len(rows)):
-        distances[i] = _distance(centres[which[i]], points, rows[i], terms)
+    for start in range(0, n, LANES):
+        lanes = min(LANES, n - start)
+        first[:], second[:], at[:] = np.inf, np.inf, -1
+        if keep:
+            for j in range(lanes):
+                first[j] = values[start + j]
+        for i in range(c):
+            row = tile[i, start : start + LANES]
+            for j in range(LANES):
+                value, best = row[j], first[j]
+                nearer = value < best
+                second[j] = min(second[j], best if nearer else value)
+                first[j] = value if nearer else best
+                at[j] = i if nearer else at[j]
+        for j in range(lanes):
+            # From error · (2r + d)² ≤ error · (8r² + 2d²), once for the first, once for another.
+            slack = 8 * error * np.float64(norms[start + j]) + 2 * underflow
+            truly = (max(np.float64(first[j]), 0.0) + slack) / (1 - 2 * error)
+            farther = (np.sqrt(truly) + 2 * shift) ** 2
+            limit[j] = ((1 + 2 * error) * farther + slack) * (1 + 1e-6)
+        for j in range(lanes):
+            one = start + j
+            if second[j] > limit[j]:
+                if at[j] >= 0:
+                    labels[one], values[one] = which[at[j]], first[j]
+                continue
+            closest, best = np.inf, np.int64(-1)
+            if keep and values[one] <= limit[j]:
+                best = labels[one]
+                closest = _distance(centroids[best], points, names[one], terms)
+            value = values[one]
+            for i in range(c):
+                if tile[i, one] <= limit[j]:
+                    apart = _distance(centroids[which[i]], points, names[one], terms)
+                    if apart < closest or (apart == closest and which[i] < best):
+                        closest, best, value = apart, which[i], tile[i, one]
+            labels[one], values[one] = best, value
 
 
 @compiled
-def add_members(rows: Any, labels: Any, sums: Any) -> None:
-    """Add each row (n, D) to the sum of its cluster, (C, D), float64, in the order of the rows."""
+def add_members(rows: Any, labels: Any, wanted: Any, sums: Any) -> None:
+    """Add each row (n, D) to the sum of its cluster, (C, D), float64, in the order of the rows.
+
+    Of clusters that are wanted, (C,) bool; the sums of others stay.
+    """
     for r in range(len(rows)):
-        own, row = sums[labels[r]], rows[r]
-        for d in range(len(row)):
-            own[d] += np.float64(row[d])
+        if wanted[labels[r]]:
+            own, row = sums[labels[r]], rows[r]
+            for d in range(len(row)):
+                own[d] += np.float64(row[d])
 
 
 def check() -> None:
@@ -390,9 +467,12 @@ def check() -> None:
     same = np.array_equal(distances, expected.values[:, :k].numpy())
     if not (settled.all() and same and np.array_equal(indices, expected.indices[:, :k].numpy())):
         raise ArithmeticError("it finds other neighbours")
-    labels, apart, sums = np.zeros(n, np.int64), np.empty(n), np.zeros((1, 77))
-    pair_distances(points, np.arange(n), points[:1].astype(np.float64), labels, apart)
-    add_members(points, labels, sums)
-    in_order = torch.zeros(1, 77).double().index_add_(0, torch.from_numpy(labels), x.double())
-    if not (np.array_equal(apart, exact[0].numpy()) and np.array_equal(sums, in_order.numpy())):
-        raise ArithmeticError("its sums are others")
+    labels, values, names = np.zeros(n, np.int64), np.zeros(n, np.float32), np.arange(n)
+    centroids, norms = points[:3].astype(np.float64), np.ones(n, np.float32)
+    given = (names[:3], False, labels, values, norms, points, names, centroids)
+    nearest(np.ascontiguousarray(tile[:3]), *given, 0.0, 1e-6, 0.0)
+    own, sums = exact[:3].min(dim=0).indices, np.zeros((3, 77))
+    add_members(points, labels, np.ones(3, np.bool_), sums)
+    in_order = torch.zeros(3, 77).double().index_add_(0, own, x.double())
+    if not (np.array_equal(labels, own.numpy()) and np.array_equal(sums, in_order.numpy())):
+        raise ArithmeticError("it finds other clusters")

@@ -12,19 +12,16 @@ from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry import jit
+from usl.geometry.assignment import assigner
 from usl.geometry.points import (
     BLOCK_ROWS,
     SCRATCH,
     Points,
     as_points,
     blocks,
-    first_argmin,
     first_copies,
     squared_distances,
 )
-
-# Float32 distances of one block of the assignment: 16 MB, so that they stay in the cache.
-ASSIGN_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -105,118 +102,58 @@ def kmeans(
 
 
 def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> Clusters:
-    allowed = torch.ones(len(centroids), dtype=torch.bool)
-    labels = torch.full((len(points),), -1)
+    allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool)
+    labels, assign = torch.full((len(points),), -1), assigner(points)
     with tqdm(total=iterations, desc="k-means", unit="iteration", disable=quiet or None) as bar:
         for _ in range(iterations):
-            before, labels = labels, assign(points, centroids, allowed)
+            before, labels = labels, assign(centroids, allowed, moved)
             bar.update()
-            if torch.equal(before, labels):
+            other = labels != before
+            if not other.any():
                 break
-            sums, counts = member_sums(points.host, labels, len(centroids))
+            counts = torch.bincount(labels, minlength=len(centroids))
             allowed = counts > 0
-            centroids = torch.where(
-                allowed[:, None], sums / counts.clamp_min(1)[:, None], centroids
-            )
+            # The mean of the same members is the same.
+            moved = torch.zeros_like(allowed)
+            moved[labels[other]] = True
+            moved[before[other & (before >= 0)]] = True
+            moved &= allowed
+            sums = member_sums(points.host, labels, moved)
+            means = sums / counts.clamp_min(1)[:, None]
+            centroids = torch.where(moved[:, None], means, centroids)
     return Clusters(labels, centroids)
 
 
-def assign(points: Points, centroids: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Nearest centroid of every point; ties go to the lowest index.
-
-    Float32 products propose; where a second centroid is as near as the first within their error,
-    exact float64 distances decide.
-
-    Parameters
-    ----------
-    points : Points, N of them
-    centroids : Tensor (C, D), float64
-    allowed : Tensor (C,), bool, optional
-        Only these may be chosen, such as those with members; default all.
-
-    Returns
-    -------
-    Tensor (N,), int64, on the CPU
-    """
-    centroids = centroids.to(points.device)
-    fast = points.shifted(centroids).float()
-    norms = (fast * fast).sum(dim=1)
-    if allowed is not None:
-        norms[~allowed.to(points.device)] = torch.inf
-    labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    size = max(1, min(BLOCK_ROWS, ASSIGN_ELEMENTS // len(centroids)))
-    tile = torch.empty(size, len(centroids), device=points.device)
-    for start, stop in blocks(len(points), size):
-        distances = tile[: stop - start]
-        torch.addmm(norms, points.fast[start:stop], fast.T, alpha=-2, out=distances)
-        distances += points.norms[start:stop, None]
-        nearest = distances.min(dim=1)
-        labels[start:stop] = nearest.indices
-        within = distances <= _within(points, start, stop, nearest.values)[:, None]
-        doubtful = (within.sum(dim=1) > 1).nonzero()[:, 0]
-        if len(doubtful):
-            labels[start + doubtful] = _settle(
-                points, start + doubtful, within[doubtful], centroids
-            )
-    return labels.cpu()
-
-
-def _within(points: Points, start: int, stop: int, best: Tensor) -> Tensor:
-    """Up to which float32 value a centroid may in truth be as near as the best seems.
-
-    From ``error · (2r + d)² ≤ error · (8r² + 2d²)``, once for the best and once for the other.
-    """
-    slack = 8 * points.bound.error * points.norms[start:stop].double() + 2 * points.bound.underflow
-    truly = (best.double().clamp_min(0) + slack) / (1 - 2 * points.bound.error)
-    return ((1 + 2 * points.bound.error) * truly + slack).float() * (1 + 1e-6)
-
-
-def _settle(points: Points, rows: Tensor, within: Tensor, centroids: Tensor) -> Tensor:
-    """The nearest centroid of rows, by exact distances to those that are ``within`` reach."""
-    exact = torch.full(within.shape, torch.inf, dtype=torch.float64, device=within.device)
-    who, which = within.nonzero(as_tuple=True)
-    if points.device.type == "cpu" and jit.works():
-        from usl.geometry import kernels
-
-        found = torch.empty(len(who), dtype=torch.float64)
-        pairs = (points.host, rows[who], centroids, which, found)
-        kernels.pair_distances(*(tensor.numpy() for tensor in pairs))
-        exact[who, which] = found
-        return first_argmin(exact)
-    step = max(1, SCRATCH // points.dim)
-    for a in range(0, len(who), step):
-        i, c = who[a : a + step], which[a : a + step]
-        exact[i, c] = squared_distances(points.exact[rows[i]], centroids[c])
-    return first_argmin(exact)
-
-
-def member_sums(features: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+def member_sums(features: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     """Sum of the members of each cluster in float64, over fixed blocks of rows added in order.
 
     Parameters
     ----------
     features : Tensor (N, D), on the CPU, where adding by index keeps the order of the rows
     labels : Tensor (N,), int64
-    clusters : int
+    wanted : Tensor (C,), bool
+        Clusters whose sums are asked for; others get 0.
 
     Returns
     -------
-    sums : Tensor (C, D), float64
-    counts : Tensor (C,), int64
+    Tensor (C, D), float64
     """
-    sums = torch.zeros(clusters, features.shape[1], dtype=torch.float64)
+    sums = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64)
     if jit.works():
-        for part in _compiled_parts(features, labels, sums):
+        for part in _compiled_parts(features, labels, wanted, sums):
             sums += part
-    else:
-        block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
-        for start, stop in blocks(len(features)):
-            rows = block[: stop - start].copy_(features[start:stop])
-            sums += torch.zeros_like(sums).index_add_(0, labels[start:stop], rows)
-    return sums, torch.bincount(labels, minlength=clusters)
+        return sums
+    block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
+    for start, stop in blocks(len(features)):
+        rows = block[: stop - start].copy_(features[start:stop])
+        sums += torch.zeros_like(sums).index_add_(0, labels[start:stop], rows)
+    sums[~wanted] = 0
+    return sums
 
 
-def _compiled_parts(features: Tensor, labels: Tensor, like: Tensor) -> Iterator[Tensor]:
+def _compiled_parts(
+    features: Tensor, labels: Tensor, wanted: Tensor, like: Tensor
+) -> Iterator[Tensor]:
     """The sums of each block of rows, in order, without a float64 copy of the rows."""
     from usl.geometry import kernels
 
@@ -224,7 +161,7 @@ def _compiled_parts(features: Tensor, labels: Tensor, like: Tensor) -> Iterator[
 
     def add(block: tuple[int, int]) -> Tensor:
         part, inside = torch.zeros_like(like), slice(*block)
-        kernels.add_members(rows[inside], own[inside], part.numpy())
+        kernels.add_members(rows[inside], own[inside], wanted.numpy(), part.numpy())
         return part
 
     with jit.threads() as pool:

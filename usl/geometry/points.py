@@ -321,6 +321,8 @@ class Points:
         # they lose below the smallest normal number.
         terms = self.dim + 16
         self.bound = Bound(shift=0.0, error=terms * UNIT32, underflow=terms * 2.0**-126)
+        # Kept here by products.packed.
+        self.packed: Any = None
 
     def __len__(self) -> int:
         return len(self.host)

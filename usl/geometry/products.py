@@ -20,6 +20,8 @@ from usl.geometry.points import BLOCK_ROWS, Bound, Points, blocks
 PIVOTS = 256
 SEED = 0
 LANES = kernels.LANES
+# The rows of a tile are a multiple of this, its columns one of LANES.
+ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Products(ABC):
     def values(self, a: Operand, start: int, b: Operand, first: int, tile: Tensor) -> np.ndarray:
         """Put values into a tile (n, m), from ``start`` and ``first`` on; it as an array.
 
-        All numbers are multiples of LANES. Nothing is near the columns that fill up ``b``.
+        ``start`` and n are multiples of ROWS, the others of LANES. Nothing is near the columns that
+        fill up ``b``.
         """
         self._multiply(a, start, b, first, tile)
         if first + tile.shape[1] > b.count:
@@ -161,6 +164,32 @@ def products_of(points: Points) -> Products:
     from usl.geometry import int16
 
     return Int16(points) if int16.FAST and int16.works() else Float32(points)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Points, ready for products.
+
+    Attributes
+    ----------
+    products : Products
+    order : Tensor (N,), int64
+        Which points these are: those near each other are near each other.
+    points : Operand
+    """
+
+    products: Products
+    order: Tensor
+    points: Operand
+
+
+def packed(points: Points) -> Packed:
+    """Points for products of the faster kind; made once."""
+    if points.packed is None:
+        products, order = products_of(points), near_together(points)
+        points.packed = Packed(products, order, products.pack(points.host, order))
+    ready: Packed = points.packed
+    return ready
 
 
 def near_together(points: Points) -> Tensor:

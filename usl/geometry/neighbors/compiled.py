@@ -18,7 +18,7 @@ from usl.geometry import kernels
 from usl.geometry.jit import threads
 from usl.geometry.neighbors.proposal import Proposal
 from usl.geometry.points import Bound, Points, blocks
-from usl.geometry.products import LANES, Operand, Products, near_together, products_of
+from usl.geometry.products import LANES, Operand, Products, packed
 
 log = logging.getLogger("usl")
 
@@ -33,9 +33,7 @@ SEED = 0
 HANDED_OVER = 4096
 
 
-def propose(
-    points: Points, k: int, memory: int, *, products: Products | None = None
-) -> Iterator[Proposal]:
+def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     """Lists of all points with small values, for some blocks of points at a time.
 
     Parameters
@@ -45,14 +43,11 @@ def propose(
     memory : int
         Bytes that lists may take. Where those of all points fit, each pair of points is looked at
         once, for both; else twice.
-    products : Products, optional
-        What makes values; default the fastest on this CPU.
     """
     n = len(points)
-    products = products or products_of(points)
+    ready = packed(points)
+    products, order, everyone = ready.products, ready.order, ready.points
     log.info("candidates by products of %s", products.name)
-    order = near_together(points)
-    everyone = products.pack(points.host, order)
     limits, capacity = _first_limits(products, everyone, k)
     block = -(-n // (max(1, round(n / BLOCK)) * LANES)) * LANES
     spans = list(blocks(everyone.padded, block))
