@@ -17,7 +17,8 @@ import torch
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, as_features, unit_rows
-from usl.selectors.usl import Regularizer, pick
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import pick
 from usl.stages.selection import neighbors_for
 
 PUBLISHED = {

@@ -3,7 +3,8 @@
 from typing import Any
 
 from usl.errors import InputError
-from usl.selectors.usl import Regularizer, Selection, select
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import Selection, select
 
 __all__ = ["USL", "InputError", "Regularizer", "Selection", "select"]
 __version__ = "0.1.0"

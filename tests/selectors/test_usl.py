@@ -14,8 +14,9 @@ from usl.geometry import assignment
 from usl.geometry import kmeans as kmeans_module
 from usl.geometry.neighbors import exact as neighbors_module
 from usl.geometry.neighbors.exact import find_neighbors
-from usl.selectors import usl as usl_module
+from usl.selectors import regularizer as regularizer_module
 from usl.selectors.random import random_picks
+from usl.selectors.regularizer import Penalties
 from usl.selectors.usl import pick
 
 
@@ -68,13 +69,13 @@ def test_published_settings_equal_the_oracle():
 
 @pytest.mark.parametrize("labelled", [(), (3, 77, 150)])
 def test_only_picks_that_changed_are_evaluated_again(monkeypatch, labelled):
-    whole, evaluated = usl_module._Picker._penalty, []
+    whole, evaluated = Penalties._sums, []
 
-    def counting(self, rows, picks, own):
-        evaluated.append(len(picks))
-        return whole(self, rows, picks, own)
+    def counting(self, rows, own, *sets):
+        evaluated.append(len(sets[0]))
+        return whole(self, rows, own, *sets)
 
-    monkeypatch.setattr(usl_module._Picker, "_penalty", counting)
+    monkeypatch.setattr(Penalties, "_sums", counting)
     x = features("sphere", 200, 16, seed=5)
     reg = Regularizer(rounds=10)
     found = select(x, 30, seed=1, k=20, regularizer=reg, labelled=labelled)
@@ -85,12 +86,44 @@ def test_only_picks_that_changed_are_evaluated_again(monkeypatch, labelled):
         assert found.picks.tolist() == expected.tolist()
     assert evaluated[0] == 30 + len(labelled) and min(evaluated) < 10
     # As where every round evaluates all picks.
-    monkeypatch.setattr(usl_module, "PARTIAL", -1.0)
+    monkeypatch.setattr(regularizer_module, "PARTIAL", -1.0)
     evaluated.clear()
     full = select(x, 30, seed=1, k=20, regularizer=reg, labelled=labelled)
     assert set(evaluated) == {30 + len(labelled)}
     assert torch.equal(full.picks, found.picks)
     assert torch.allclose(full.scores, found.scores, rtol=1e-9)
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_only_images_near_a_pick_that_changed_are_evaluated_again(monkeypatch, exclude):
+    whole, evaluated = Penalties._sums, []
+
+    def counting(self, rows, own, *sets):
+        evaluated.append(len(rows))
+        return whole(self, rows, own, *sets)
+
+    monkeypatch.setattr(Penalties, "_sums", counting)
+    x = features("sphere", 1500, 3, seed=5)
+    reg = Regularizer(
+        rounds=10, horizon="num", horizon_num=3, exclude_same_cluster=exclude, weight=5.0
+    )
+    found = select(x, 60, seed=1, k=20, regularizer=reg)
+    assert evaluated[0] == 1500 and 0 < min(evaluated) < 500
+    monkeypatch.setattr(regularizer_module, "PARTIAL", -1.0)
+    full = select(x, 60, seed=1, k=20, regularizer=reg)
+    assert torch.equal(full.picks, found.picks)
+    assert torch.allclose(full.scores, found.scores, rtol=1e-9)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_terms_are_those_of_torch(form, monkeypatch):
+    x = features("duplicates", 400, 6)
+    reg = Regularizer(rounds=5, **FORMS[form][1])
+    found = select(x, 40, seed=1, k=20, regularizer=reg)
+    monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
+    expected = select(x, 40, seed=1, k=20, regularizer=reg)
+    assert torch.equal(found.picks, expected.picks)
+    assert torch.allclose(found.scores, expected.scores, rtol=1e-8)
 
 
 def test_one_round_takes_the_densest_of_each_cluster():
@@ -131,10 +164,11 @@ def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
     threads = torch.get_num_threads()
     for block, scratch, tile, count in [(64, 1 << 10, 1 << 12, 1), (100, 1 << 14, 1 << 16, 3)]:
         # SUM blocks stay as they are: their size is part of the result.
-        monkeypatch.setattr(usl_module, "BLOCK_ROWS", block)
+        monkeypatch.setattr(regularizer_module, "BLOCK_ROWS", block)
+        monkeypatch.setattr(regularizer_module, "TILE", scratch)
         monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", scratch)
         monkeypatch.setattr(assignment, "TERMS", scratch)
-        for module in (assignment, kmeans_module, usl_module, neighbors_module):
+        for module in (assignment, kmeans_module, regularizer_module, neighbors_module):
             monkeypatch.setattr(module, "SCRATCH", scratch)
         torch.set_num_threads(count)
         try:
@@ -162,14 +196,15 @@ def test_spare_clusters_use_the_first_that_have_members():
 def test_exact_scores_decide_between_images_that_are_nearly_equal(form, monkeypatch):
     # Twins have the same regulariser; their densities differ by less than its rounding, here made
     # as large as it may be.
-    rounded = usl_module._Picker._penalty
+    rounded = Penalties._sums
     noise = torch.Generator().manual_seed(0)
 
-    def rounding(self, rows, picks, own):
+    def rounding(self, rows, own, *sets):
         errors = 2 * torch.rand(len(rows), generator=noise, dtype=torch.float64) - 1
-        return rounded(self, rows, picks, own) * (1 + errors * usl_module.TERM_ERROR)
+        factors = 1 + errors * regularizer_module.TERM_ERROR
+        return [sums * factors for sums in rounded(self, rows, own, *sets)]
 
-    monkeypatch.setattr(usl_module._Picker, "_penalty", rounding)
+    monkeypatch.setattr(Penalties, "_sums", rounding)
     x = features("sphere", 12, 4).repeat(2, axis=0)
     labels = torch.arange(24) // 2 % 3
     regularizer = Regularizer(weight=3.0, rounds=3, **FORMS[form][1])

@@ -18,6 +18,8 @@ from usl.geometry.points import squared_distances
 # Columns that are compared at once before any of them is looked at alone; widths of tiles are
 # multiples of it.
 LANES = 32
+# The last of the nearest picks is seldom so many times as far away as it was before.
+GUESS = 1.01
 # Candidates whose points are fetched before they are needed.
 AHEAD = 4
 
@@ -445,6 +447,150 @@ def add_members(rows: Any, labels: Any, wanted: Any, sums: Any) -> None:
             own, row = sums[labels[r]], rows[r]
             for d in range(len(row)):
                 own[d] += np.float64(row[d])
+
+
+@compiled
+def within_horizon(
+    tile: Any,
+    norms: Any,
+    own: Any,
+    rows: Any,
+    picks: Any,
+    points: Any,
+    unit: float,
+    error: float,
+    ratio: float,
+    far: float,
+    smallest: float,
+    horizon: float,
+) -> None:
+    """Squared distances of some points to picks, but of far ones, and of the own cluster's, none.
+
+    What rounding could decide, and what is too small for a precise term, is computed exactly.
+
+    Parameters
+    ----------
+    tile : ndarray (n, P), float64
+        ``‖y‖² - 2 x·y`` of points x and picks y; overwritten.
+    norms : ndarray (n,), float64
+        ``‖x‖²``.
+    own : ndarray (n,), int64
+        Which pick is the own cluster's, or -1.
+    rows, picks : ndarray (n,) and (P,), int64
+        Which of the points these are.
+    points : ndarray (N, D), float32 or float64
+    unit : float
+        Squared distance of one unit of the tile.
+    error : float
+        A squared distance d² errs by at most ``8 · error · unit · ‖x‖² + 2 · error · d²``.
+    ratio : float
+        It must be so many times as large as the first part.
+    far, smallest : float
+        Stand for what is left out, and for what is smaller.
+    horizon : float
+        What is at least so far away is left out.
+    """
+    terms = np.empty(points.shape[1])
+    for r in range(len(rows)):
+        row, slack = tile[r], 8 * error * unit * norms[r]
+        small, gate = slack * ratio, slack + 4 * error * horizon if horizon < np.inf else -1.0
+        doubtful = 0
+        for p in range(len(row)):
+            apart = (row[p] + norms[r]) * unit
+            doubtful += (apart <= small) | (abs(apart - horizon) <= gate)
+            row[p] = apart
+        if doubtful:
+            for p in range(len(row)):
+                if row[p] <= small or abs(row[p] - horizon) <= gate:
+                    row[p] = _apart(points, rows[r], picks[p], terms)
+        for p in range(len(row)):
+            row[p] = far if row[p] >= horizon else max(row[p], smallest)
+        if own[r] >= 0:
+            row[own[r]] = far
+
+
+@compiled
+def nearest_picks(
+    tile: Any,
+    norms: Any,
+    own: Any,
+    rows: Any,
+    picks: Any,
+    points: Any,
+    unit: float,
+    error: float,
+    ratio: float,
+    far: float,
+    smallest: float,
+    count: int,
+    exclude: bool,
+    last: Any,
+) -> None:
+    """Squared distances of some points to their nearest picks, in front, in some order.
+
+    Those of 0 are left out; with ``exclude`` instead that of the own cluster's pick, if it is among
+    them, equal distances in the order of the picks. Other parameters: :func:`within_horizon`.
+
+    Parameters
+    ----------
+    count : int
+        How many, at most P.
+    last : ndarray (n,), float64
+        The largest distance among them, before any is left out; what it was for other picks, or
+        infinity, is overwritten.
+    """
+    terms, bits = np.empty(points.shape[1]), np.empty(tile.shape[1], np.int64)
+    for r in range(len(rows)):
+        row, mine, slack = tile[r], own[r], 8 * error * unit * norms[r]
+        small, doubtful = slack * ratio, 0
+        for p in range(len(row)):
+            row[p] = (row[p] + norms[r]) * unit
+            doubtful += row[p] <= small
+        if doubtful:
+            for p in range(len(row)):
+                if row[p] <= small:
+                    row[p] = _apart(points, rows[r], picks[p], terms)
+        last[r] = _front(row, bits, count, GUESS * last[r])
+        among = False
+        if exclude and mine >= 0:
+            # Whether it is among the nearest must not hang on rounding.
+            if abs(row[mine] - last[r]) <= 2 * (slack + 4 * error * last[r]):
+                for p in range(len(row)):
+                    row[p] = _apart(points, rows[r], picks[p], terms)
+                last[r] = _front(row, bits, count, last[r])
+            before = 0
+            for p in range(len(row)):
+                before += (row[p] < row[mine]) | ((row[p] == row[mine]) & (p < mine))
+            among = before < count
+        left_out = row[mine] if among else 0.0
+        for p in range(count):
+            value = np.int64(bits[p]).view(np.float64)
+            if among and value == left_out:
+                row[p], among = far, False
+            else:
+                row[p] = far if value == 0 and not exclude else max(value, smallest)
+
+
+@compiled
+def _front(values: Any, bits: Any, count: int, guess: float) -> float:
+    """Bits of the smallest values, which are not negative, to the front; the largest of them.
+
+    It is quicker where hardly more than these are below the guess.
+    """
+    given, n = values.view(np.int64), 0
+    for p in range(len(values)):
+        bits[n] = given[p]
+        n += values[p] <= guess
+    if n < count:
+        n = len(values)
+        bits[:] = given
+    return float(np.int64(smallest_first(bits, n, count)).view(np.float64))
+
+
+@compiled
+def _apart(points: Any, one: int, other: int, terms: Any) -> Any:
+    """:func:`_distance` of two points."""
+    return _distance(points[one].astype(np.float64), points, other, terms)
 
 
 def check() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from skactiveml.base import SingleAnnotatorPoolQueryStrategy
 from skactiveml.utils import MISSING_LABEL, check_scalar, is_labeled
 
-from usl.selectors.usl import Regularizer, select
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import select
 
 
 class USLQueryStrategy(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]

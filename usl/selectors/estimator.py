@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from usl.selectors.usl import Regularizer, select
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import select
 
 
 class USL(BaseEstimator):  # type: ignore[misc]

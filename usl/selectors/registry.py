@@ -17,7 +17,8 @@ from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, check_budget
 from usl.selectors.by_cluster import central_picks, stratified_picks
 from usl.selectors.random import random_picks
-from usl.selectors.usl import Picks, Regularizer, pick
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import Picks, pick
 
 
 @dataclass

@@ -1,13 +1,12 @@
 """USL: from every cluster one image, dense and far from the other picks (section 3.2).
 
-The regulariser is summed from float64 products, whose rounding error is known. Images that could be
-a cluster's best within that error are scored again from exact distances, so the picks are those of
-exact arithmetic in float64 for every block size, thread count and device.
+Images that could be a cluster's best within the error of the regulariser are scored again from
+exact distances, so the picks are those of exact arithmetic in float64 for every block size, thread
+count and device.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,78 +16,9 @@ from torch import Tensor
 
 from usl.errors import InputError
 from usl.geometry.kmeans import kmeans
-from usl.geometry.neighbors.exact import SMALLEST, find_neighbors
-from usl.geometry.points import (
-    BLOCK_ROWS,
-    SCRATCH,
-    UNIT64,
-    Points,
-    as_points,
-    blocks,
-    check_budget,
-    fold_sum,
-    squared_distances,
-)
-
-# The distance given to a pick that is left out of the regulariser, as in the released code.
-FAR = 1e10
-# Relative error allowed to a term of the regulariser before its distance is computed exactly.
-TERM_ERROR = 1e-9
-# With a smaller share of picks that changed, only what these add is evaluated again.
-PARTIAL = 0.5
-# So many times as large as a sum the terms that went into it may be.
-CANCELLED = 1e3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regularizer:
-    """How picks are kept apart (Eqs. 4 to 6 of the paper; both forms of the released code).
-
-    Attributes
-    ----------
-    weight : float
-        λ, in score = density - λ · R.
-    alpha : float
-        A pick at squared distance d² adds 1 / d²^alpha to R.
-    momentum : float
-        m, in R ← m·R + (1-m)·R'.
-    rounds : int
-        T, rounds of picking; R is refined between them. 1 or less: no regulariser.
-    horizon : {"dist", "num"}
-        ``dist``: the pick of the image's own cluster, and picks with d² ≥ ``horizon_dist``, are
-        left out. ``num``: only the ``horizon_num`` nearest picks count, and among them those at
-        distance 0 are left out, or, with ``exclude_same_cluster``, the own cluster's.
-        Left out means: counted as if d² were 1e10.
-    horizon_dist : float
-        A squared distance, in the units of the features.
-    horizon_num : int
-        A number of picks.
-    exclude_same_cluster : bool
-        See ``horizon``; for ``num`` only.
-    """
-
-    weight: float = 0.5
-    alpha: float = 0.5
-    momentum: float = 0.9
-    rounds: int = 10
-    horizon: str = "dist"
-    horizon_dist: float = 4.0
-    horizon_num: int = 128
-    exclude_same_cluster: bool = False
-
-    def __post_init__(self) -> None:
-        if self.horizon not in ("dist", "num"):
-            raise InputError(f"unknown `horizon` {self.horizon!r}; choose dist or num")
-        if self.horizon_num < 1:
-            raise InputError(f"`horizon_num` is {self.horizon_num}; choose at least 1")
-        for name, value, low, high in (
-            ("weight", self.weight, 0.0, 1e6),
-            ("alpha", self.alpha, 1e-3, 10.0),
-            ("momentum", self.momentum, 0.0, 1.0),
-            ("horizon_dist", self.horizon_dist, 1e-30, math.inf),
-        ):
-            if not low <= value <= high:
-                raise InputError(f"`{name}` is {value}; choose {low:g} to {high:g}")
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.points import Points, as_points, check_budget
+from usl.selectors.regularizer import Penalties, Regularizer
 
 
 @dataclass(frozen=True)
@@ -302,62 +232,25 @@ class _Picker:
         regularizer: Regularizer,
         labelled: Tensor,
     ) -> None:
-        self.points, self.budget, self.reg = points, budget, regularizer
+        self.budget, self.reg = budget, regularizer
         # Picks that stay, after those that are chosen.
         self.labelled = labelled.to(points.device)
-        self.count = budget + len(labelled)
         self.density = density.to(points.device, torch.float64)
         self.assigned = assigned.to(points.device)
         self.members = (self.assigned >= 0).nonzero()[:, 0]
+        self.penalties = Penalties(points, self.assigned, regularizer)
         self.history: list[Tensor] = []
-        # As Points.error, for float64 products.
-        self.error = (points.dim + 16) * UNIT64
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """Pick, refine the regulariser, pick again.
-
-        Where every pick adds a term of its own, only what those add that changed is computed
-        anew. The error of a sum is then that of all terms that ever went into it, or out.
-        """
+        """Pick, refine the regulariser, pick again."""
         penalty, doubt = torch.zeros_like(self.density), torch.zeros_like(self.density)
-        new, terms = torch.zeros_like(penalty), torch.zeros_like(penalty)
         picks = self._best(penalty, doubt)
         for _ in range(self.reg.rounds - 1):
-            together = torch.cat([picks, self.labelled])
-            before = self.history[-1] if self.history else None
-            self.history.append(together)
-            changed = torch.arange(self.count, device=self.points.device)
-            if before is not None and self.reg.horizon == "dist":
-                changed = changed[together != before]
-            if before is None or self.reg.horizon == "num" or len(changed) > PARTIAL * self.count:
-                new = self._all_penalties(together)
-                terms = new
-            elif len(changed):
-                gained = self._all_penalties(together, changed)
-                lost = self._all_penalties(before, changed)
-                new, terms = new + gained - lost, terms + gained + lost
-                if bool((terms > CANCELLED * new).any()):
-                    # A term far larger than all that is left has taken their digits along.
-                    new = terms = self._all_penalties(together)
-            penalty = self._blend(penalty, new)
-            doubt = self._blend(doubt, TERM_ERROR * terms)
+            self.history.append(torch.cat([picks, self.labelled]))
+            new, error = self.penalties.of(self.history[-1])
+            penalty, doubt = self._blend(penalty, new), self._blend(doubt, error)
             picks = self._best(penalty, doubt)
         return picks.cpu(), (self.density - self.reg.weight * penalty).cpu()
-
-    def _all_penalties(self, picks: Tensor, which: Tensor | None = None) -> Tensor:
-        """R' of all rows, (N,), or the part of it that some of the picks add."""
-        own = self.assigned
-        if which is not None:
-            place = torch.full((self.count,), -1, device=picks.device)
-            place[which] = torch.arange(len(which), device=picks.device)
-            own = torch.where(own >= 0, place[own.clamp_min(0)], -1)
-            picks = picks[which]
-        parts = []
-        step = max(1, min(BLOCK_ROWS, SCRATCH // max(len(picks), self.points.dim)))
-        for start, stop in blocks(len(self.points), step):
-            rows = torch.arange(start, stop, device=self.points.device)
-            parts.append(self._penalty(rows, picks, own[start:stop]))
-        return torch.cat(parts)
 
     def _blend(self, old: Tensor, new: Tensor) -> Tensor:
         return self.reg.momentum * old + (1 - self.reg.momentum) * new
@@ -376,7 +269,7 @@ class _Picker:
         best.scatter_reduce_(0, assigned, scores - doubt, "amax")
         rows = rows[scores + doubt >= best[assigned]]
         rows = rows[self._exact_best(rows)]
-        picks = torch.full((self.budget,), len(self.points), device=rows.device)
+        picks = torch.full((self.budget,), len(self.assigned), device=rows.device)
         return picks.scatter_reduce_(0, self.assigned[rows], rows, "amin")
 
     def _exact_best(self, rows: Tensor) -> Tensor:
@@ -388,79 +281,8 @@ class _Picker:
         if self.history and len(rivals):
             penalty = torch.zeros(len(rivals), dtype=torch.float64, device=rows.device)
             for picks in self.history:
-                penalty = self._blend(penalty, self._exact_penalty(rows[rivals], picks))
+                penalty = self._blend(penalty, self.penalties.exact(rows[rivals], picks))
             scores[rivals] -= self.reg.weight * penalty
         best = torch.full((self.budget,), -torch.inf, dtype=torch.float64, device=rows.device)
         best.scatter_reduce_(0, assigned, scores, "amax")
         return alone | (scores == best[assigned])
-
-    def _exact_penalty(self, rows: Tensor, picks: Tensor) -> Tensor:
-        """R' of ``rows`` from exact distances alone."""
-        parts = []
-        for part in torch.split(rows, max(1, SCRATCH // (self.count * self.points.dim))):
-            distances = self._exact_distances(part[:, None], picks[None])
-            parts.append(fold_sum(self._terms(distances, self.assigned[part])))
-        return torch.cat(parts)
-
-    def _penalty(self, rows: Tensor, picks: Tensor, own: Tensor) -> Tensor:
-        """R' of ``rows``: the sum over picks of 1 / d²^alpha, each term within TERM_ERROR.
-
-        ``own`` (n,) is which of the picks is that of the row's cluster, or -1.
-        """
-        points = self.points
-        x, y = points.shifted(points.exact[rows]), points.shifted(points.exact[picks])
-        x_norms, y_norms = (x * x).sum(dim=1), (y * y).sum(dim=1)
-        unit = points.scale**2
-        distances = torch.addmm(y_norms, x, y.T, alpha=-2).add_(x_norms[:, None]).mul_(unit)
-        # Error of a distance: at most slack + 2 · error · d² (see kmeans._within).
-        slack = (8 * self.error * unit * x_norms)[:, None]
-        exact = distances <= slack * (max(1.0, self.reg.alpha) / TERM_ERROR)
-        if self.reg.horizon == "dist":
-            horizon = self.reg.horizon_dist
-            exact |= (distances - horizon).abs() <= slack + 4 * self.error * horizon
-        elif self.reg.exclude_same_cluster:
-            # Whether the own pick is among the nearest must not hang on rounding.
-            last = distances.topk(self._nearest(), dim=1, largest=False).values.amax(1, True)
-            at_own = distances.gather(1, own[:, None].clamp_min(0))
-            exact |= (at_own - last).abs() <= 2 * (slack + 4 * self.error * last)
-        self._replace(distances, exact, rows, picks)
-        return self._terms(distances, own).sum(dim=1)
-
-    def _replace(self, distances: Tensor, exact: Tensor, rows: Tensor, picks: Tensor) -> None:
-        who, which = exact.nonzero(as_tuple=True)
-        step = max(1, SCRATCH // self.points.dim)
-        for a in range(0, len(who), step):
-            i, p = who[a : a + step], which[a : a + step]
-            distances[i, p] = self._exact_distances(rows[i], picks[p])
-
-    def _exact_distances(self, rows: Tensor, picks: Tensor) -> Tensor:
-        return squared_distances(self.points.exact[rows], self.points.exact[picks])
-
-    def _nearest(self) -> int:
-        return min(self.reg.horizon_num, self.count)
-
-    def _terms(self, distances: Tensor, own: Tensor) -> Tensor:
-        """What each pick adds to R', from squared distances (n, P), which are overwritten."""
-        assigned = own[:, None]
-        if self.reg.horizon == "dist":
-            distances[distances >= self.reg.horizon_dist] = FAR
-            has = (assigned >= 0)[:, 0]
-            distances[has] = distances[has].scatter(1, assigned[has], FAR)
-        elif not self.reg.exclude_same_cluster:
-            distances = distances.topk(self._nearest(), dim=1, largest=False).values
-            distances[distances == 0] = FAR
-        else:
-            distances = self._nearest_but_own(distances, assigned)
-        return distances.clamp_min_(SMALLEST).pow_(-self.reg.alpha)
-
-    def _nearest_but_own(self, distances: Tensor, assigned: Tensor) -> Tensor:
-        """The nearest picks, equal distances in pick order, the own cluster's moved far away."""
-        at_own = distances.gather(1, assigned.clamp_min(0))
-        at_own = torch.where(assigned >= 0, at_own, torch.inf)
-        picks = torch.arange(distances.shape[1], device=assigned.device)
-        before = (distances < at_own) | ((distances == at_own) & (picks < assigned))
-        among = before.sum(dim=1) < self._nearest()
-        nearest = distances.topk(self._nearest(), dim=1, largest=False).values
-        same = (nearest == at_own).to(torch.int8)
-        first = (same.cumsum(dim=1) == 1) & (same == 1) & among[:, None]
-        return nearest.masked_fill_(first, FAR)

@@ -25,7 +25,8 @@ from usl.lists.exports import EXPORTS, Picked
 from usl.lists.labelstudio import LOCAL_FILES
 from usl.lists.write import index_csvs, seeded
 from usl.run import Expected, Run, log
-from usl.selectors.usl import Picks, Regularizer, pick
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import Picks, pick
 
 FEATURES = "memory_feats_list.npy"
 # Budgets whose published picks come from more clusters than picks.

@@ -20,7 +20,8 @@ from usl.lists.read import Known, read_known
 from usl.lists.write import Selected, selected_csv
 from usl.report.selection import Duplicates, Result, print_picks
 from usl.run import Run, log
-from usl.selectors.usl import Regularizer, check_labelled
+from usl.selectors.regularizer import Regularizer
+from usl.selectors.usl import check_labelled
 from usl.stages import report, selection
 from usl.stages.duplicates import check_duplicates, leave_out_duplicates
 from usl.stages.inputs import (
