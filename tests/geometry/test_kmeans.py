@@ -8,7 +8,7 @@ from oracles import selection as oracle
 
 from usl import select
 from usl.geometry.assignment import assigner
-from usl.geometry.kmeans import kmeans, member_sums
+from usl.geometry.kmeans import _parts_by_rank, kmeans, member_sums
 from usl.geometry.points import Points
 from usl.geometry.products import Float32, Int16
 
@@ -141,4 +141,6 @@ def test_compiled_sums_have_the_bits_of_torchs(monkeypatch, kind):
     sums = member_sums(x, labels, wanted)
     monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
     assert torch.equal(sums, member_sums(x, labels, wanted))
+    # As on a GPU.
+    assert torch.equal(sums, sum(_parts_by_rank(x, labels, wanted)))
     assert not sums[3].any() and sums[2].all()

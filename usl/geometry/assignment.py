@@ -31,8 +31,8 @@ def assigner(points: Points) -> Assign:
     """What finds the nearest centroids of these points, again and again.
 
     It takes the centroids (C, D), float64; which of them may be chosen, (C,), bool; and which are
-    others than in the last call, (C,), bool. It gives the nearest of each point, (N,), int64, on
-    the CPU; ties go to the lowest index.
+    others than in the last call, (C,), bool. It gives the nearest of each point, (N,), int64; ties
+    go to the lowest index. All are on the device of the points.
     """
     if points.device.type == "cpu" and jit.works():
         return _Compiled(points)
@@ -94,10 +94,9 @@ class _Compiled:
 
 def _by_torch(points: Points, centroids: Tensor, allowed: Tensor) -> Tensor:
     """On any device."""
-    centroids = centroids.to(points.device)
     fast = points.shifted(centroids).float()
     norms = (fast * fast).sum(dim=1)
-    norms[~allowed.to(points.device)] = torch.inf
+    norms[~allowed] = torch.inf
     labels = torch.empty(len(points), dtype=torch.int64, device=points.device)
     size = max(1, min(BLOCK_ROWS, ASSIGN_ELEMENTS // len(centroids)))
     tile = torch.empty(size, len(centroids), device=points.device)
@@ -113,7 +112,7 @@ def _by_torch(points: Points, centroids: Tensor, allowed: Tensor) -> Tensor:
             labels[start + doubtful] = _settle(
                 points, start + doubtful, within[doubtful], centroids
             )
-    return labels.cpu()
+    return labels
 
 
 def _within(points: Points, start: int, stop: int, best: Tensor) -> Tensor:

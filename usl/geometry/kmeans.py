@@ -102,8 +102,10 @@ def kmeans(
 
 
 def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> Clusters:
-    allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool)
-    labels, assign = torch.full((len(points),), -1), assigner(points)
+    centroids = centroids.to(points.device)
+    allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool, device=points.device)
+    labels = torch.full((len(points),), -1, device=points.device)
+    assign = assigner(points)
     with tqdm(total=iterations, desc="k-means", unit="iteration", disable=quiet or None) as bar:
         for _ in range(iterations):
             before, labels = labels, assign(centroids, allowed, moved)
@@ -118,10 +120,10 @@ def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> C
             moved[labels[other]] = True
             moved[before[other & (before >= 0)]] = True
             moved &= allowed
-            sums = member_sums(points.host, labels, moved)
+            sums = member_sums(points.exact, labels, moved)
             means = sums / counts.clamp_min(1)[:, None]
             centroids = torch.where(moved[:, None], means, centroids)
-    return Clusters(labels, centroids)
+    return Clusters(labels.cpu(), centroids.cpu())
 
 
 def member_sums(features: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
@@ -129,38 +131,63 @@ def member_sums(features: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
 
     Parameters
     ----------
-    features : Tensor (N, D), on the CPU, where adding by index keeps the order of the rows
+    features : Tensor (N, D)
     labels : Tensor (N,), int64
     wanted : Tensor (C,), bool
         Clusters whose sums are asked for; others get 0.
 
     Returns
     -------
-    Tensor (C, D), float64
+    Tensor (C, D), float64, with the same bits on every device
     """
-    sums = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64)
-    if jit.works():
-        for part in _compiled_parts(features, labels, wanted, sums):
-            sums += part
-        return sums
-    block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
-    for start, stop in blocks(len(features)):
-        rows = block[: stop - start].copy_(features[start:stop])
-        sums += torch.zeros_like(sums).index_add_(0, labels[start:stop], rows)
-    sums[~wanted] = 0
+    if features.device.type != "cpu":
+        parts = _parts_by_rank(features, labels, wanted)
+    elif jit.works():
+        parts = _compiled_parts(features, labels, wanted)
+    else:
+        parts = _torch_parts(features, labels, wanted)
+    sums = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64, device=features.device)
+    for part in parts:
+        sums += part
     return sums
 
 
-def _compiled_parts(
-    features: Tensor, labels: Tensor, wanted: Tensor, like: Tensor
-) -> Iterator[Tensor]:
-    """The sums of each block of rows, in order, without a float64 copy of the rows."""
+def _torch_parts(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+    """The sums of each block of rows, in order, on a CPU, where adding by index keeps that of rows.
+
+    So do the other two.
+    """
+    block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
+    for start, stop in blocks(len(features)):
+        rows = block[: stop - start].copy_(features[start:stop])
+        part = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64)
+        yield part.index_add_(0, labels[start:stop], rows) * wanted[:, None]
+
+
+def _parts_by_rank(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+    """Where adding by index has no order: the first members of all clusters, the second, …"""
+    for start, stop in blocks(len(features)):
+        rows = start + wanted[labels[start:stop]].nonzero()[:, 0]
+        rows = rows[labels[rows].argsort(stable=True)]
+        sizes = torch.bincount(labels[rows], minlength=len(wanted))
+        begins = (sizes.cumsum(0) - sizes)[labels[rows]]
+        ranks = torch.arange(len(rows), device=rows.device) - begins
+        part = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64).to(rows.device)
+        together = torch.bincount(ranks).tolist()
+        for members in torch.split(rows[ranks.argsort(stable=True)], together):
+            part[labels[members]] += features[members].double()
+        yield part
+
+
+def _compiled_parts(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+    """Without a float64 copy of the rows."""
     from usl.geometry import kernels
 
     rows, own = features.numpy(), labels.numpy()
 
     def add(block: tuple[int, int]) -> Tensor:
-        part, inside = torch.zeros_like(like), slice(*block)
+        inside = slice(*block)
+        part = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64)
         kernels.add_members(rows[inside], own[inside], wanted.numpy(), part.numpy())
         return part
 

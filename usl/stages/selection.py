@@ -17,7 +17,12 @@ from usl.data.folder import FolderDataset
 from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
-from usl.geometry.neighbors.exact import Neighbors, backend_of, find_neighbors
+from usl.geometry.neighbors.exact import (
+    APPROXIMATE,
+    Neighbors,
+    backend_of,
+    find_neighbors,
+)
 from usl.geometry.points import Points, as_features, oddities, unit_rows
 from usl.inference import Features, extract
 from usl.lists.copies import copy_picks
@@ -166,14 +171,18 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
         Expected(f"ind_knns{suffix}.npy", (n, k), kind="iu", low=0, high=n - 1),
         Expected(f"mean_d_knns{suffix}.npy", (n,), low=0.0, optional=True),
     ]
-    source = {"features": features.fingerprint, "k": k}
+    source: dict[str, Any] = {"features": features.fingerprint, "k": k}
+    if backend in APPROXIMATE:
+        expected.append(Expected(f"recall_knns{suffix}.npy", (1,), low=0.0, high=1.0))
+        source["backend"] = backend
 
     def compute() -> list[np.ndarray]:
         found = find_neighbors(points, k, backend=backend)
-        return [found.distances.numpy(), found.indices.numpy(), found.mean_distances.numpy()]
+        exact = [found.distances.numpy(), found.indices.numpy(), found.mean_distances.numpy()]
+        return [*exact, np.array([found.recall])][: len(expected)]
 
     with run.timed("neighbours"):
-        distances, indices, mean_distances = run.cached(expected, source, compute)
+        distances, indices, mean_distances, *recall = run.cached(expected, source, compute)
         assert distances is not None and indices is not None
         if mean_distances is None:
             mean_distances = distances.mean(axis=1, dtype=np.float64)
@@ -181,7 +190,14 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
         torch.from_numpy(distances),
         torch.from_numpy(indices),
         torch.from_numpy(mean_distances).double(),
+        1.0 if not recall or recall[0] is None else float(recall[0][0]),
     )
+
+
+def neighbors_fact(k: int, backend: str, found: Neighbors) -> str:
+    """How many neighbours, and what an approximate backend has missed of them, for the report."""
+    missed = f", approximate ({backend}): {found.recall:.2%} of them found"
+    return f"{k}{missed if backend in APPROXIMATE else ''}"
 
 
 def clusters_for(budget: int, images: int, dataset: str) -> int:

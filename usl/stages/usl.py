@@ -302,7 +302,7 @@ def choose(
         run,
         results,
         title=title,
-        facts=facts | {"Neighbours": k},
+        facts=facts | {"Neighbours": selection.neighbors_fact(k, cfg.KNN.BACKEND, density)},
         images=images,
         points=points,
         color=density.density,

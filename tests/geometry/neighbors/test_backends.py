@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import subprocess
 import sys
 
@@ -12,11 +13,15 @@ from helpers import features
 from oracles import selection as oracle
 
 from usl import InputError
+from usl.geometry import products
 from usl.geometry.jit import works
-from usl.geometry.neighbors import compiled, exact
+from usl.geometry.kmeans import kmeans
+from usl.geometry.memory import free_memory
+from usl.geometry.neighbors import compiled, exact, keops
 from usl.geometry.neighbors.exact import BACKENDS, backend_of, find_neighbors
 from usl.geometry.neighbors.proposal import indices_of
 from usl.geometry.points import Points, squared_distances
+from usl.geometry.products import Float32, Int16
 
 
 def shell(n, d):
@@ -46,14 +51,61 @@ def blank(n, d):
     return out
 
 
-MADE = {"shell": shell, "few": few, "vast": vast, "blank": blank}
+def halfway(n, d):
+    """Points on a line, each half a step of int16 off in every coordinate, to one side or other."""
+    steps = 2 * np.random.RandomState(0).permutation(np.arange(100, 100 + n))
+    # Halves are rounded to even numbers: up from odd ones.
+    line = (steps + np.arange(n) % 2 + 0.5) / 32000
+    out = np.outer(line, np.ones(d))
+    out[: n // 2 + 2] = 0  # makes the centre 0,
+    out[0] = 0.99 / d**0.5  # and the unit 1
+    return out
+
+
+MADE = {"shell": shell, "few": few, "vast": vast, "blank": blank, "halfway": halfway}
 
 
 def made(kind, n, d):
     return MADE[kind](n, d) if kind in MADE else features(kind, n, d)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+def have(backend):
+    try:
+        backend_of(backend, Points(np.zeros((2, 2))))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def way(name, product=None):
+    missing = have(name)
+    skipped = pytest.mark.skipif(bool(missing), reason=missing)
+    id = name if product is None else f"{name}-{product.name}"
+    return pytest.param((name, product), id=id, marks=skipped)
+
+
+WAYS = [
+    way("torch"),
+    way("compiled", Float32),
+    way("compiled", Int16),
+    way("keops"),
+    way("faiss"),
+]
+
+
+@pytest.fixture(params=WAYS)
+def backend(request, monkeypatch):
+    """A backend whose neighbours are exact."""
+    name, product = request.param
+    if product is not None:
+        monkeypatch.setattr(products, "products_of", product)
+    return name
+
+
+def test_every_backend_is_here_or_approximate():
+    assert {p.values[0][0] for p in WAYS} == BACKENDS.keys() - set(exact.APPROXIMATE)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -68,38 +120,36 @@ def made(kind, n, d):
         "few",
         "vast",
         "blank",
+        "halfway",
     ],
 )
-def test_neighbours_are_those_of_the_oracle(monkeypatch, name, kind):
+def test_neighbours_are_those_of_the_oracle(monkeypatch, backend, kind):
     x = made(kind, 190, 5)
     distances, indices = oracle.neighbors(x, 12)
     for block in (32, 2048):
         monkeypatch.setattr(compiled, "BLOCK", block)
         # The lists of some blocks, or of all, at once.
         for memory in (1 << 10, 1 << 26):
-            found = find_neighbors(x, 12, backend=name, memory=memory)
+            found = find_neighbors(x, 12, backend=backend, memory=memory)
             assert np.array_equal(found.indices.numpy(), indices)
             assert np.array_equal(found.distances.numpy(), distances.astype(np.float32))
             np.testing.assert_allclose(found.mean_distances, distances.mean(1), rtol=1e-12)
+            assert found.recall == 1.0
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("kind", ["sphere", "far", "outlier", "tiny", "shell", "vast"])
+@pytest.mark.parametrize("kind", ["sphere", "far", "outlier", "tiny", "shell", "vast", "halfway"])
 @pytest.mark.parametrize("memory", [1 << 12, 1 << 30])
 def test_proposals_are_within_their_error_and_leave_out_nothing_nearer(
-    monkeypatch, name, kind, memory
+    monkeypatch, backend, kind, memory
 ):
     monkeypatch.setattr(compiled, "BLOCK", 64)
     monkeypatch.setattr(compiled, "SAMPLE", 128)
     points = Points(made(kind, 200, 16))
     lengths = points.norms.double().sqrt()
-    true = squared_distances(points.fast[:, None], points.fast[None])
+    true = squared_distances(points.shifted(points.exact)[:, None], points.shifted(points.exact))
     seen = []
-    for proposal in BACKENDS[name](points, 20, memory):
-        bound = proposal.bound
-        slack = bound.error * (lengths[:, None] + lengths) ** 2 + bound.underflow
-        least = (true.sqrt() - bound.shift).clamp_min(0).square() - slack
-        most = (true.sqrt() + bound.shift).square() + slack
+    for proposal in BACKENDS[backend](points, 20, memory):
+        least, most = limits(proposal.bound, true, lengths)
         values = (proposal.candidates >> 32).int().view(torch.float32).double()
         for n, row in enumerate(proposal.rows.tolist()):
             fill = int(proposal.fill[n])
@@ -112,6 +162,67 @@ def test_proposals_are_within_their_error_and_leave_out_nothing_nearer(
             assert (most[row][left] >= proposal.left_out[n]).all()
             seen.append(row)
     assert sorted(seen) == list(range(200))
+
+
+def limits(bound, true, lengths):
+    """Between what values may lie."""
+    slack = bound.error * (lengths[:, None] + lengths) ** 2 + bound.underflow
+    least = (true.sqrt() - bound.shift).clamp_min(0).square() - slack
+    return least, (true.sqrt() + bound.shift).square() + slack
+
+
+@pytest.mark.parametrize("dim", [1, 16, 77])
+def test_halves_of_steps_use_up_the_bound_of_int16(dim):
+    points = Points(halfway(200, dim))
+    assert points.scale == 1 and not points.centre.any()
+    made_of = Int16(points)
+    all_of_them = made_of.pack(points.host, torch.arange(200))
+    tile = torch.empty(224, 224)
+    values = torch.from_numpy(made_of.values(all_of_them, 0, all_of_them, 0, tile))[:200, :200]
+    true = squared_distances(points.exact[:, None], points.exact)
+    bound = made_of.bound(all_of_them, all_of_them)
+    values = values.double().clamp_min(0)
+    least, most = limits(bound, true, points.norms.double().sqrt())
+    assert (values >= least).all() and (values <= most).all()
+    assert (values.sqrt() - true.sqrt()).abs().max() > 0.99 * bound.shift
+
+
+def test_the_products_of_a_dot_product_use_up_much_of_the_bound_of_float32():
+    # Terms of one sign whose roundings add up: the partial sums stay just above powers of two.
+    worst = 0.0
+    for seed in range(20):
+        random = np.random.RandomState(seed)
+        points = Points(random.uniform(0.9, 1.0, (64, 300)) * random.choice([-1, 1], (64, 1)))
+        made_of = Float32(points)
+        rows = made_of.pack(points.host, torch.arange(64))
+        values = torch.from_numpy(made_of.values(rows, 0, rows, 0, torch.empty(64, 64)))
+        true = squared_distances(
+            points.shifted(points.exact)[:, None], points.shifted(points.exact)
+        )
+        lengths = points.norms.double().sqrt()
+        _, most = limits(points.bound, true, lengths)
+        worst = max(worst, float(((values - true).abs() / (most - true)).max()))
+    assert 1e-3 < worst <= 1
+
+
+@pytest.mark.skipif(bool(have("faiss")), reason=have("faiss"))
+def test_what_an_approximate_backend_misses_is_measured(caplog):
+    x = features("sphere", 900, 20)
+    expected = find_neighbors(x, 30)
+    with caplog.at_level(logging.WARNING, "usl"):
+        logging.getLogger("usl").propagate = True
+        found = find_neighbors(x, 30, backend="faiss-ivf")
+    pairs = zip(found.indices.tolist(), expected.indices.tolist(), strict=True)
+    recall = sum(len(set(a) & set(b)) for a, b in pairs) / (900 * 30)
+    assert 0.3 < recall < 1 and found.recall == pytest.approx(recall)
+    assert f"faiss-ivf is approximate: it found {100 * recall:.2f} % of" in caplog.text
+    # What it gives are exact distances to those it found.
+    apart = squared_distances(torch.from_numpy(x)[:, None], torch.from_numpy(x)[found.indices])
+    assert torch.equal(found.distances, apart.float())
+    # Of few points, cells may hold too few; then all are searched.
+    few = features("sphere", 60, 3)
+    found = find_neighbors(few, 50, backend="faiss-ivf")
+    assert torch.equal(found.indices, find_neighbors(few, 50).indices)
 
 
 @pytest.mark.slow
@@ -138,6 +249,30 @@ def test_names():
         backend_of("abacus")
 
 
+def test_a_backend_that_is_not_there_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    for name in ("faiss", "faiss-ivf"):
+        with pytest.raises(InputError, match=r"is not installed: pip install 'usl\[faiss\]'"):
+            backend_of(name)
+    keops.check.cache_clear()
+    wrong = torch.zeros(20, 5), torch.zeros(20, 5, dtype=torch.int64)
+    monkeypatch.setattr(keops, "_smallest", lambda x, y, k: wrong)
+    with pytest.raises(InputError, match="keops does not run here .it finds other neighbours.; c"):
+        backend_of("keops", Points(np.zeros((2, 2))))
+    monkeypatch.setitem(sys.modules, "pykeops", None)
+    with pytest.raises(InputError, match="keops does not run here .*pykeops"):
+        backend_of("keops", Points(np.zeros((2, 2))))
+    keops.check.cache_clear()
+
+
+def test_too_little_memory_is_said_before_the_search(monkeypatch):
+    monkeypatch.setattr(exact, "free_memory", lambda: 10_000)
+    assert len(find_neighbors(np.random.rand(100, 3), 5).indices) == 100
+    with pytest.raises(InputError, match="the 10 neighbours of 100 images take 0.0 GB, and 0.0 GB"):
+        find_neighbors(np.random.rand(100, 3), 10)
+    assert exact.free_memory is not free_memory and (free_memory() or 1) > 0
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missing):
     many = Points(np.zeros((exact.FEW, 1)))
@@ -160,28 +295,57 @@ def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missin
 PLAIN = """
 import sys
 import numpy as np
+from usl.geometry import int16, products
+from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 
-found = find_neighbors(np.load(sys.argv[1]), 20, backend="compiled")
-np.savez(sys.argv[2], found.distances, found.indices, found.mean_distances)
+if sys.argv[3] == "int16":
+    assert not int16.FAST and int16.works()
+    products.products_of = products.Int16
+elif sys.argv[3] == "float32":
+    assert not int16.FAST
+x = np.load(sys.argv[1])
+found = find_neighbors(x, 20, backend="compiled")
+clusters = kmeans(x, 50, seed=1)
+np.savez(
+    sys.argv[2], found.distances, found.indices, found.mean_distances, clusters.labels,
+    clusters.centroids,
+)
 """
+FEATURES = {
+    "x86-64": "",
+    "haswell": "+avx2,+fma",
+    "skylake-avx512": "+avx2,+fma,+avx512f,+avx512bw,+avx512dq,+avx512vl",
+}
+X86 = platform.machine() in ("x86_64", "AMD64")
 
 
 @pytest.mark.slow
-def test_a_plain_cpu_gives_the_same_bits(tmp_path):
+@pytest.mark.skipif(not X86, reason="names of this kind of CPU")
+@pytest.mark.parametrize(
+    ("cpu", "product"),
+    [
+        ("x86-64", "float32"),
+        ("haswell", "int16"),
+        ("haswell", "float32"),
+        ("skylake-avx512", "int16"),
+    ],
+)
+def test_another_cpu_gives_the_same_bits(tmp_path, cpu, product):
     x = features("sphere", 3000, 40)
     np.save(tmp_path / "x.npy", x)
-    # Compiled anew without the vector instructions of this machine.
-    plain = {
-        "NUMBA_CPU_NAME": "generic",
-        "NUMBA_CPU_FEATURES": "",
+    # Compiled anew without some vector instructions of this machine.
+    other = {
+        "NUMBA_CPU_NAME": cpu,
+        "NUMBA_CPU_FEATURES": FEATURES[cpu],
         "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
     }
     words = [sys.executable, "-c", PLAIN, str(tmp_path / "x.npy"), str(tmp_path / "found.npz")]
-    subprocess.run(words, env=os.environ | plain, check=True)
-    expected = find_neighbors(x, 20, backend="torch")
+    subprocess.run([*words, product], env=os.environ | other, check=True)
+    neighbours, clusters = find_neighbors(x, 20, backend="torch"), kmeans(x, 50, seed=1)
+    expected = [neighbours.distances, neighbours.indices, neighbours.mean_distances]
     with np.load(tmp_path / "found.npz") as found:
-        for theirs, key in zip(
-            found.values(), ("distances", "indices", "mean_distances"), strict=True
+        for theirs, ours in zip(
+            found.values(), [*expected, clusters.labels, clusters.centroids], strict=True
         ):
-            assert np.array_equal(theirs, getattr(expected, key).numpy()), key
+            assert np.array_equal(theirs, ours.numpy())

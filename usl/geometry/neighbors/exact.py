@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry import jit
+from usl.geometry.memory import free_memory
+from usl.geometry.neighbors import faiss as faiss_backend
+from usl.geometry.neighbors import keops as keops_backend
 from usl.geometry.neighbors import torch as torch_backend
 from usl.geometry.neighbors.proposal import Backend, Proposal, indices_of
 from usl.geometry.points import (
@@ -30,8 +34,11 @@ log = logging.getLogger("usl")
 # A mean distance below this is taken as this: duplicates have 0 and would have infinite density.
 SMALLEST = 1e-12
 
-# Bytes of a tile of distances, and of the lists of the compiled backend, of a block at least.
-BYTES = {"torch": 1 << 26, "compiled": 1 << 29}
+# Bytes of a tile of distances, on a CPU and elsewhere, and of the lists of the compiled backend, of
+# a block at least.
+BYTES = {"cpu": 1 << 26, "cuda": 1 << 28, "compiled": 1 << 29}
+# Points that the recall of an approximate backend is measured on.
+MEASURED = 1000
 # With fewer points the compiled backend would spend more on beginning than it saves.
 FEW = 4096
 # Where there are so many times as many points as distinct ones, these are searched first.
@@ -54,11 +61,15 @@ class Neighbors:
         Whose they are; equal distances in the order of the indices.
     mean_distances : Tensor (N,), float64
         Mean kNN distance: of the squared distances, before they were rounded to float32.
+    recall : float
+        Share of the true neighbours that are among them, measured on some points where the backend
+        is approximate.
     """
 
     distances: Tensor
     indices: Tensor
     mean_distances: Tensor
+    recall: float = 1.0
 
     @property
     def density(self) -> Tensor:
@@ -94,7 +105,8 @@ def find_neighbors(
     k : int
         Neighbours of each point, the point itself included; 1 ≤ k ≤ N.
     backend : str
-        Which of ``BACKENDS`` proposes candidates, or ``auto``. The result does not depend on it.
+        Which of ``BACKENDS`` proposes candidates, or ``auto``. The result does not depend on it,
+        but for those in ``APPROXIMATE``, which may miss some of the nearest.
     memory : int, optional
         Bytes for tiles or lists of the backend. The result does not depend on it.
     device : str or torch.device
@@ -108,7 +120,7 @@ def find_neighbors(
     Raises
     ------
     InputError
-        Bad features, ``k`` out of range, or an unknown backend.
+        Bad features, ``k`` out of range, an unknown backend, or too little memory for the result.
     """
     points = as_points(features, device)
     if not 1 <= k <= len(points):
@@ -134,33 +146,67 @@ def backend_of(name: str, points: Points | None = None) -> str:
     if name not in BACKENDS:
         known = ", ".join(("auto", *BACKENDS))
         raise InputError(f"unknown `backend` {name!r}; choose one of {known}")
-    if name == "compiled" and points is not None:
-        if points.device.type != "cpu":
-            raise InputError(f"`backend` compiled is for CPUs, not {points.device}; choose auto")
-        if not jit.works():
-            raise InputError("`backend` compiled does not run here, as the log says; choose auto")
+    if name.startswith("faiss"):
+        faiss_backend.check()
+    if points is None:
+        return name
+    if name == "keops":
+        keops_backend.check(points.device)
+    elif name != "torch" and points.device.type != "cpu":
+        raise InputError(f"`backend` {name} is for CPUs, not {points.device}; choose auto")
+    elif name == "compiled" and not jit.works():
+        raise InputError("`backend` compiled does not run here, as the log says; choose auto")
     return name
 
 
 def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
     n, used = len(points), backend_of(name, points)
     log.info("neighbours by %s", used)
+    _check_memory(n, k)
     result = Neighbors(
         distances=torch.empty(n, k, dtype=torch.float32),
         indices=torch.empty(n, k, dtype=torch.int64),
         mean_distances=torch.empty(n, dtype=torch.float64),
     )
     settle = _settle_all
-    if used == "compiled":
+    if used != "torch" and points.device.type == "cpu" and jit.works():
         from usl.geometry.neighbors.settling import settle
-    proposals = BACKENDS[used](points, k, memory or BYTES.get(used, BYTES["torch"]))
+    tiles = BYTES[points.device.type]
+    proposals = BACKENDS[used](points, k, memory or BYTES.get(used, tiles))
     rest = _settled(points, proposals, settle, k, result)
     if used != "torch":
         # Rows whose candidates were too few, or too alike for the error of their values.
-        proposals = torch_backend.propose(points, k, BYTES["torch"], rows=rest)
+        proposals = torch_backend.propose(points, k, tiles, rows=rest)
         rest = _settled(points, proposals, _settle_all, k, result)
     _settle_rest(points, rest.to(points.device), k, result)
+    if used in APPROXIMATE:
+        recall = _recall(points, k, result.indices)
+        log.warning("%s is approximate: it found %.2f %% of the neighbours", used, 100 * recall)
+        return replace(result, recall=recall)
     return result
+
+
+def _check_memory(n: int, k: int) -> None:
+    needed, free = n * (12 * k + 8), free_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"the {k} neighbours of {n} images take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            "are free; choose fewer neighbours"
+        )
+
+
+def _recall(points: Points, k: int, indices: Tensor) -> float:
+    """Share of the true neighbours among those found, of some rows."""
+    n = len(points)
+    drawn = np.random.RandomState(0).choice(n, min(n, MEASURED), replace=False)
+    tiles = BYTES[points.device.type]
+    found = true = 0
+    for proposal in torch_backend.propose(points, k, tiles, rows=torch.from_numpy(drawn)):
+        _, nearest, settled = _settle_all(points, proposal, k)
+        pairs = zip(proposal.rows[settled].tolist(), nearest.cpu()[settled], strict=True)
+        found += sum(int(torch.isin(indices[row], exact).sum()) for row, exact in pairs)
+        true += k * int(settled.sum())
+    return found / max(true, 1)
 
 
 def _settled(
@@ -185,6 +231,7 @@ def _find_distinct(
     """
     few = min(k, len(distinct))
     found = _find(Points(points.host[distinct], points.device), few, name, memory)
+    _check_memory(len(points), k)
     order = torch.argsort(first, stable=True)
     sizes = torch.bincount(first, minlength=len(points))[distinct]
     begins = sizes.cumsum(0) - sizes
@@ -279,4 +326,12 @@ def _compiled(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     return propose(points, k, memory)
 
 
-BACKENDS: dict[str, Backend] = {"torch": torch_backend.propose, "compiled": _compiled}
+BACKENDS: dict[str, Backend] = {
+    "torch": torch_backend.propose,
+    "compiled": _compiled,
+    "keops": keops_backend.propose,
+    "faiss": faiss_backend.propose,
+    "faiss-ivf": faiss_backend.propose_some,
+}
+# Only by name, never by auto.
+APPROXIMATE = ("faiss-ivf",)

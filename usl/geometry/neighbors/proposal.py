@@ -39,10 +39,25 @@ class Proposal:
     bound: Bound
 
 
-def packed(values: Tensor, indices: Tensor) -> Tensor:
-    """Candidates of values (n, w), float32, and indices (n, w), int64."""
+def width_for(k: int, n: int) -> int:
+    """How many candidates: a few more than k, so that rounding does not reach the last."""
+    return min(n, k + 16 + k // 16)
+
+
+def listed(points: Points, rows: Tensor, values: Tensor, indices: Tensor) -> Proposal:
+    """What a library found by products of ``points.fast``: values (n, w) and whose they are.
+
+    An index of -1 stands for none; those come last.
+    """
+    n, width = values.shape
+    there = indices >= 0
     bits = values.clamp_min(0).contiguous().view(torch.int32).long()
-    return (bits << 32) | indices
+    left_out = torch.full((n,), torch.inf, device=values.device)
+    if width < len(points):
+        left_out = values.where(there, -torch.inf).amax(dim=1)
+    candidates = (bits << 32) | indices.clamp_min(0)
+    fill = there.sum(dim=1, dtype=torch.int32)
+    return Proposal(rows, candidates, fill, left_out, points.bound)
 
 
 def indices_of(candidates: Tensor) -> Tensor:

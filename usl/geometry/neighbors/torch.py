@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from usl.geometry.neighbors.proposal import Proposal, packed
+from usl.geometry.neighbors.proposal import Proposal, listed, width_for
 from usl.geometry.points import Points
 
 # Columns of one tile of float32 distances.
@@ -38,16 +38,13 @@ def propose(
         # Made once; for some rows its blocks are made as they are needed.
         _ = points.fast
     wanted = torch.arange(n) if rows is None else rows
-    # More candidates than asked for: the rounding error of float32 must not reach the last.
-    width = min(n, k + 16 + k // 16)
+    width = width_for(k, n)
     rows_at_once = max(1, memory // (4 * min(n, TILE_COLUMNS)))
     starts = range(0, len(wanted), rows_at_once)
     for start in tqdm(starts, desc="neighbours", unit="block", disable=None):
         part = wanted[start : start + rows_at_once]
         values, candidates = _smallest(points, part.to(points.device), width, memory)
-        left_out = values.amax(dim=1) if width < n else torch.full((len(part),), torch.inf)
-        fill = torch.full((len(part),), width, dtype=torch.int32)
-        yield Proposal(part, packed(values, candidates), fill, left_out, points.bound)
+        yield listed(points, part, values, candidates)
 
 
 def _smallest(points: Points, rows: Tensor, width: int, memory: int) -> tuple[Tensor, Tensor]:

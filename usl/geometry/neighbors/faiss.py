@@ -1,0 +1,84 @@
+"""Candidates for neighbours by faiss, on a CPU: all points, or those of nearby cells only.
+
+Douze et al., "The Faiss library", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from usl.errors import InputError
+from usl.geometry.neighbors.proposal import Proposal, listed, width_for
+from usl.geometry.points import Points, blocks
+
+# Rows of one proposal.
+HANDED_OVER = 16384
+# Of the cells so large a part is searched, and so many at least.
+SEARCHED, LEAST = 1 / 16, 16
+# Points of a cell, times √N, over 4; and at most so many of them train it.
+TRAINED_ON = 64
+
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+
+def check() -> Any:
+    """The module; InputError where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        raise InputError("`backend` faiss is not installed: pip install 'usl[faiss]'") from None
+    return faiss
+
+
+def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+    """The points with the smallest float32 distances, a few more than k.
+
+    Parameters
+    ----------
+    points : Points, on the CPU
+    k : int
+    memory : int
+        Not used: faiss has its own blocks.
+
+    Notes
+    -----
+    Values are ``‖a‖² + ‖b‖² - 2 a·b`` in float32, with the error of ``points.bound``.
+    """
+    faiss, fast = check(), points.fast.numpy()
+    width = width_for(k, len(points))
+    yield from _proposals(points, width, lambda rows, width: faiss.knn(rows, fast, width))
+
+
+def propose_some(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+    """The k nearest among the points of nearby cells (IVF): not exact.
+
+    Parameters as for :func:`propose`. Rows for which the cells have fewer than k points are left to
+    the caller.
+    """
+    faiss, fast = check(), points.fast.numpy()
+    cells = max(1, round(4 * len(points) ** 0.5))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(points.dim), points.dim, min(cells, len(points)))
+    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = TRAINED_ON, 1
+    index.train(fast)
+    index.add(fast)
+    index.nprobe = max(LEAST, round(SEARCHED * index.nlist))
+    for proposal in _proposals(points, k, index.search):
+        # What other cells hold is not asked for.
+        proposal.left_out[proposal.left_out < torch.inf] = torch.inf
+        found = proposal.fill == k
+        proposal.left_out[~found] = -torch.inf
+        yield proposal
+
+
+def _proposals(points: Points, width: int, search: Search) -> Iterator[Proposal]:
+    check().omp_set_num_threads(torch.get_num_threads())
+    fast = points.fast.numpy()
+    starts = list(blocks(len(points), HANDED_OVER))
+    for start, stop in tqdm(starts, desc="neighbours", unit="block", disable=None):
+        values, indices = (torch.from_numpy(a) for a in search(fast[start:stop], width))
+        yield listed(points, torch.arange(start, stop), values, indices)
