@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry.kmeans import kmeans
@@ -245,7 +246,8 @@ class _Picker:
         """Pick, refine the regulariser, pick again."""
         penalty, doubt = torch.zeros_like(self.density), torch.zeros_like(self.density)
         picks = self._best(penalty, doubt)
-        for _ in range(self.reg.rounds - 1):
+        rounds = range(self.reg.rounds - 1)
+        for _ in tqdm(rounds, desc="picks", unit="round", delay=2, disable=None):
             self.history.append(torch.cat([picks, self.labelled]))
             new, error = self.penalties.of(self.history[-1])
             penalty, doubt = self._blend(penalty, new), self._blend(doubt, error)

@@ -26,8 +26,10 @@ log = logging.getLogger("usl")
 BLOCK = 1024
 # Rows of a tile, which has a block's columns and stays in a second-level cache.
 TILE_ROWS = 256
-# Points that the first limits are read off.
-SAMPLE = 2048
+# Points that the first limits are read off: so many, or one of so many.
+SAMPLE, ONE_OF = 2048, 32
+# Lists of some points after the other need not take all the memory that those of all may.
+LESS = 8
 SEED = 0
 # Rows of one proposal.
 HANDED_OVER = 4096
@@ -53,7 +55,7 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     spans = list(blocks(everyone.padded, block))
     count = len(spans)
     whole = 8 * capacity * n <= memory
-    at_once = count if whole else max(1, memory // (8 * capacity * block))
+    at_once = count if whole else max(1, memory // LESS // (8 * capacity * block))
     pairs = count * (count + 1) // 2 if whole else count**2
     with tqdm(total=pairs, desc="neighbours", unit="pair", disable=None) as bar:
         for start in range(0, count, at_once):
@@ -83,7 +85,7 @@ def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.nda
     # None of those that fill up the last tile gets a neighbour.
     limits = np.full(everyone.padded, -np.inf, dtype=np.float32)
     limits[:n] = np.inf
-    sampled = min(max(SAMPLE, n // 64), n) // LANES * LANES
+    sampled = min(max(SAMPLE, n // ONE_OF), n) // LANES * LANES
     want = k * sampled / n if n else 0
     rank = int(want + 2.33 * want**0.5 + 3)
     if rank >= sampled:
@@ -97,8 +99,11 @@ def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.nda
         values = products.values(everyone, start, sample, 0, tile)
         kernels.rank_limits(values[: n - start], rank, limits[start:stop])
 
+    parts = list(blocks(everyone.padded, TILE_ROWS))
     with threads() as pool:
-        list(pool.map(read, blocks(everyone.padded, TILE_ROWS)))
+        reading = pool.map(read, parts)
+        for _ in tqdm(reading, desc="limits", unit="tile", total=len(parts), disable=None):
+            pass
     return limits, 64 + int(1.5 * (rank + 1) * n / sampled)
 
 

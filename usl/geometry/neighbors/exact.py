@@ -36,7 +36,7 @@ SMALLEST = 1e-12
 
 # Bytes of a tile of distances, on a CPU and elsewhere, and of the lists of the compiled backend, of
 # a block at least.
-BYTES = {"cpu": 1 << 26, "cuda": 1 << 28, "compiled": 1 << 29}
+BYTES = {"cpu": 1 << 26, "cuda": 1 << 28, "compiled": 1 << 30}
 # Points that the recall of an approximate backend is measured on.
 MEASURED = 1000
 # With fewer points the compiled backend would spend more on beginning than it saves.
