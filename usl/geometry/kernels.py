@@ -203,25 +203,30 @@ def smallest_first(entries: Any, n: int, k: int) -> int:
 
 
 @compiled
-def rank_limits(tile: Any, rank: int, limits: Any) -> None:
-    """At most a little more than the value of a rank, from 0, in each row of a tile, (n,) float32.
+def least_of_groups(tile: Any, least: Any) -> None:
+    """Lower the least of each group of columns, (n, groups) float32, by those of a tile (n, m).
 
-    The value of that rank among the least of groups of columns: as few as that are below it.
+    Column j is of group j modulo their number, which divides that of the columns before the tile.
     """
-    n, m = tile.shape
-    groups = LANES
-    while groups < 4 * (rank + 1):
-        groups *= 2
-    groups = min(groups, m)
-    least, entries = np.empty(groups, np.float32), np.empty(groups, np.int64)
-    for i in range(n):
-        row = tile[i]
-        least[:] = row[:groups]
-        for start in range(groups, m, groups):
-            for j in range(min(groups, m - start)):
-                least[j] = min(least[j], row[start + j])
+    groups = least.shape[1]
+    for i in range(len(tile)):
+        row, own = tile[i], least[i]
+        for start in range(0, len(row), groups):
+            for j in range(min(groups, len(row) - start)):
+                own[j] = min(own[j], row[start + j])
+
+
+@compiled
+def rank_limits(least: Any, rank: int, limits: Any) -> None:
+    """The value of a rank, from 0, among the least of groups: (n,) float32.
+
+    That many, and one, are no larger among all; where there are far more groups, hardly more are.
+    """
+    groups = least.shape[1]
+    entries = np.empty(groups, np.int64)
+    for i in range(len(least)):
         for j in range(groups):
-            entries[j] = _entry(least[j], j)
+            entries[j] = _entry(least[i, j], j)
         limits[i] = _value(smallest_first(entries, groups, rank + 1))
 
 
@@ -602,7 +607,9 @@ def check() -> None:
     n, k = len(points), 5
     lists, fill = np.zeros((n, n + 1), np.int64), np.zeros(n, np.int32)
     limits, tile = np.empty(n, np.float32), exact.float().numpy()
-    rank_limits(tile, n // 2, limits)
+    least = np.full((n, n), np.inf, np.float32)
+    least_of_groups(tile, least)
+    rank_limits(least, n // 2, limits)
     collect(tile, 0, 0, 0, limits, False, np.arange(n), lists, fill)
     distances, indices = np.zeros((n, k)), np.zeros((n, k), np.int64)
     settled = np.zeros(n, bool)

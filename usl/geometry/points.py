@@ -93,11 +93,10 @@ def as_features(features: Any, name: str = "features", *, rows: np.ndarray | Non
 
 def not_finite(features: Tensor) -> Tensor:
     """Rows of features (N, D) with NaN or infinite values, ascending, int64."""
-    parts = [
-        start + (~torch.isfinite(features[start:stop]).all(dim=1)).nonzero()[:, 0]
-        for start, stop in blocks(len(features))
-    ]
-    return torch.cat(parts)
+    bad = torch.zeros(len(features), dtype=torch.bool)
+    for start, stop in blocks(len(features)):
+        bad[start:stop] = ~torch.isfinite(features[start:stop]).all(dim=1)
+    return bad.nonzero()[:, 0]
 
 
 def first_copies(features: Tensor) -> Tensor:

@@ -209,8 +209,9 @@ def near_together(points: Points) -> Tensor:
         walk.append(int(torch.where(left, apart[walk[-1]], torch.inf).argmin()))
     pivots = pivots[walk]
     norms = pivots.square().sum(dim=1)
-    nearest = [
-        torch.addmm(norms, points.block(start, stop), pivots.T, alpha=-2).argmin(dim=1)
-        for start, stop in blocks(n)
-    ]
-    return torch.cat(nearest).argsort(stable=True)
+    # Made at once: small tensors that stay would break up the memory of large ones that go.
+    nearest = torch.empty(n, dtype=torch.int64)
+    for start, stop in blocks(n):
+        apart = torch.addmm(norms, points.block(start, stop), pivots.T, alpha=-2)
+        nearest[start:stop] = apart.argmin(dim=1)
+    return nearest.argsort(stable=True)

@@ -92,12 +92,19 @@ def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.nda
         return limits, 64 + 2 * n
     drawn = np.random.RandomState(SEED).choice(n, size=sampled, replace=False)
     sample = products.pack(points.host, torch.from_numpy(drawn))
+    groups = LANES
+    while groups < 4 * (rank + 1):
+        groups *= 2
 
     def read(rows: tuple[int, int]) -> None:
         start, stop = rows
-        tile = torch.empty(stop - start, sampled)
-        values = products.values(everyone, start, sample, 0, tile)
-        kernels.rank_limits(values[: n - start], rank, limits[start:stop])
+        width = max(SAMPLE, groups)
+        space = torch.empty((stop - start) * width)
+        least = np.full((stop - start, groups), np.inf, dtype=np.float32)
+        for first, last in blocks(sampled, width):
+            tile = space[: (stop - start) * (last - first)].view(stop - start, -1)
+            kernels.least_of_groups(products.values(everyone, start, sample, first, tile), least)
+        kernels.rank_limits(least[: n - start], rank, limits[start:stop])
 
     parts = list(blocks(everyone.padded, TILE_ROWS))
     with threads() as pool:
