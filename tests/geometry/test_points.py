@@ -5,8 +5,10 @@ import pytest
 import torch
 from helpers import features
 
-from usl import InputError
+from usl import InputError, Regularizer
 from usl.geometry import points as points_module
+from usl.geometry.kmeans import kmeans
+from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import (
     Oddities,
     Points,
@@ -17,6 +19,7 @@ from usl.geometry.points import (
     oddities,
     squared_distances,
 )
+from usl.selectors.usl import pick
 
 
 def test_fold_sum_and_distances():
@@ -31,6 +34,21 @@ def test_points_are_prepared_once():
     points = Points(features("sphere", 50, 3))
     assert points_module.as_points(points) is points
     assert 0.5 < points.norms.max().sqrt() <= 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_features_in_a_file_are_not_copied(tmp_path, dtype):
+    np.save(tmp_path / "x.npy", features("sphere", 5000, 8).astype(dtype))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    points = Points(mapped)
+    assert points.host.data_ptr() == points.exact.data_ptr() == mapped.ctypes.data
+    density = find_neighbors(points, 9, backend="compiled").density
+    labels = kmeans(points, 20, seed=0, nonempty=20).labels
+    for horizon in ("dist", "num"):
+        pick(points, density, labels, 20, Regularizer(rounds=3, horizon=horizon))
+    # What was needed of them in another precision is there once, and no float32 copy.
+    assert points.packed is not None and "fast" not in vars(points)
+    assert torch.equal(points.block(30, 40), points.fast[30:40])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

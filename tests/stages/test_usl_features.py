@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -123,3 +124,33 @@ def test_a_list_of_pictures_that_is_no_text(pets, tmp_path, script):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot read .*list.txt: .*; give a list of paths"):
         script(FEATURES, *options(pets, tmp_path / "run", "FEATURES.IMAGES", "list.txt"))
+
+
+def test_approximate_neighbours_say_so_and_are_not_taken_for_exact_ones(
+    tmp_path, script, monkeypatch, capsys
+):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("usl.stages.report.feature_map", lambda *args: None)
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).randn(900, 20).astype(np.float32))
+    run = tmp_path / "run"
+    kept = options(tmp_path / "x.npy", run, "USL.KNN_K", 30, "RECOMPUTE_ALL", False)
+    script(FEATURES, *kept, "KNN.BACKEND", "faiss-ivf")
+    assert "faiss-ivf is approximate: it found" in capsys.readouterr().err
+    script(FEATURES, *kept, "KNN.BACKEND", "faiss-ivf")
+    assert "reused d_knns_30.npy" in capsys.readouterr().err
+    recall = float(np.load(run / "recall_knns_30.npy")[0])
+    fact = f"30, approximate (faiss-ivf): {recall:.2%} of them found"
+    assert 0.3 < recall < 1 and fact in (run / "report.html").read_text()
+    few = np.load(run / "d_knns_30.npy")
+    script(FEATURES, *kept)
+    assert ", approximate (" not in (run / "report.html").read_text()
+    assert np.load(run / "d_knns_30.npy").sum() < few.sum()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_backend_that_is_not_there_names_its_key(tmp_path, script, monkeypatch):
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).randn(90, 2))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match=r"KNN.BACKEND faiss is not installed: pip install 'usl"):
+        script(FEATURES, *options(tmp_path / "x.npy", tmp_path / "run", "KNN.BACKEND", "faiss"))
+    assert not (tmp_path / "run").exists()

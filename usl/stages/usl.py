@@ -72,7 +72,8 @@ def add_usl(c: CfgNode) -> CfgNode:
 def add_neighbors(c: CfgNode) -> CfgNode:
     """Settings of stages that search neighbours."""
     c.KNN = CfgNode()
-    # Who searches neighbours: auto; torch; or compiled, on CPUs and faster. All find the same ones.
+    # Who searches neighbours: auto; torch; compiled, on CPUs and faster; keops; faiss. All find the
+    # same ones. Only faiss-ivf is approximate: what it misses is measured, and said in the report.
     c.KNN.BACKEND = "auto"
     return c
 

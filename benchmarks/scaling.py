@@ -1,0 +1,129 @@
+"""How the time and the memory of a selection grow with the number of images.
+
+    python benchmarks/scaling.py --plot scaling.png --json scaling.json
+
+For 10 000 to 400 000 made-up features of 128 dimensions, mapped from a file, in a process of its
+own each: neighbours for K = 20, k-means for one cluster in 400 images, in 20 iterations, and the
+picks. Prints seconds, the peak of memory beyond that of a process that has loaded everything, and
+the exponent that fits best: 1 is proportional to N, 2 to its square. --smoke: few features.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import cpu
+from selection import features
+
+from usl import Regularizer
+from usl.geometry.kmeans import kmeans
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.points import Points
+from usl.selectors.usl import pick
+
+DIM, K, IMAGES_A_LABEL, ITERATIONS = 128, 20, 400, 20
+PARTS = ("neighbours", "k-means", "picks")
+
+
+def peak() -> float:
+    """Megabytes this process has had at most."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def select(rows: np.ndarray) -> list[float]:
+    """Seconds of the parts of a selection."""
+    budget = max(2, len(rows) // IMAGES_A_LABEL)
+    clock = [time.perf_counter()]
+    points = Points(rows)
+    density = find_neighbors(points, K).density
+    clock.append(time.perf_counter())
+    options = {"iterations": ITERATIONS, "nonempty": budget, "quiet": True}
+    labels = kmeans(points, budget, seed=0, **options).labels
+    clock.append(time.perf_counter())
+    pick(points, density, labels, budget, Regularizer())
+    clock.append(time.perf_counter())
+    return [float(step) for step in np.diff(clock)]
+
+
+def worker(path: str) -> None:
+    """Print the figures of one file."""
+    select(features(5000, DIM))
+    before = peak()
+    rows = np.load(path, mmap_mode="r")
+    seconds = select(rows)
+    print(json.dumps({"seconds": seconds, "megabytes": peak() - before}))
+
+
+def exponent(counts: list[int], values: list[float]) -> float:
+    """Of the power of N that fits best."""
+    return float(np.polyfit(np.log(counts), np.log(values), 1)[0])
+
+
+def plot(counts: list[int], seconds: np.ndarray, megabytes: list[float], path: Path) -> None:
+    """Both against N, on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name, values in zip((*PARTS, "all"), [*seconds.T, seconds.sum(axis=1)], strict=True):
+        left.loglog(counts, values, "o-", label=f"{name}, N^{exponent(counts, list(values)):.2f}")
+    left.set(xlabel="images", ylabel="seconds")
+    left.legend()
+    given = [count * DIM * 4 / 2**20 for count in counts]
+    right.loglog(counts, megabytes, "o-", label="peak beyond the start")
+    right.loglog(counts, given, "--", label="the features")
+    right.set(xlabel="images", ylabel="MB")
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Print a table; plot it, and write it as JSON, where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(given.worker)
+        return
+    counts = [2000, 5000] if given.smoke else [10_000, 25_000, 50_000, 100_000, 200_000, 400_000]
+    print(f"{torch.get_num_threads()} threads, {cpu()}\n")
+    print(f"| images | {' | '.join(PARTS)} | all, s | peak, MB | features, MB |\n|---|{'---|' * 6}")
+    seconds, megabytes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            path = Path(folder) / "features.npy"
+            np.save(path, features(count, DIM))
+            words = [sys.executable, __file__, "--worker", str(path)]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            seconds.append(found["seconds"])
+            megabytes.append(found["megabytes"])
+            cells = [f"{s:.2f}" for s in (*found["seconds"], sum(found["seconds"]))]
+            sizes = f"{found['megabytes']:.0f} | {count * DIM * 4 / 2**20:.0f}"
+            print(f"| {count} | {' | '.join(cells)} | {sizes} |", flush=True)
+    table = np.array(seconds)
+    columns = [*table.T, table.sum(axis=1), np.maximum(megabytes, 1e-3)]
+    fitted = [f"N^{exponent(counts, list(column)):.2f}" for column in columns]
+    print(f"| fitted | {' | '.join(fitted)} | N^1 |")
+    if given.plot:
+        plot(counts, table, megabytes, given.plot)
+    if given.json:
+        figures = {"images": counts, "seconds": seconds, "megabytes": megabytes}
+        given.json.write_text(json.dumps({"cpu": cpu()} | figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
