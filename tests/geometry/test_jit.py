@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +23,24 @@ def test_several_callers_leave_torchs_threads_as_they_were():
     with ThreadPoolExecutor(4) as callers:
         assert list(callers.map(use, range(12))) == [[0, 1, 2]] * 12
     assert torch.get_num_threads() == before
+
+
+def test_after_an_interruption_nothing_more_begins():
+    done = []
+
+    def work():
+        time.sleep(0.01)
+        done.append(1)
+
+    with pytest.raises(KeyboardInterrupt), jit.threads() as pool:
+        for _ in range(200):
+            pool.submit(work)
+        raise KeyboardInterrupt
+    finished = len(done)
+    time.sleep(0.1)
+    assert len(done) == finished < 100
+    with jit.threads() as pool:
+        assert list(pool.map(abs, [-1])) == [1]
 
 
 @pytest.mark.slow

@@ -41,8 +41,14 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     with _one_at_a_time:
         count = torch.get_num_threads()
         torch.set_num_threads(1)
+        # A process that was forked off has none of them.
+        pool = _pool(count, os.getpid())
         try:
-            # A process that was forked off has none of them.
-            yield _pool(count, os.getpid())
+            yield pool
+        except BaseException:
+            # Ctrl-C, too, must not wait for what has not begun.
+            _pool.cache_clear()
+            pool.shutdown(cancel_futures=True)
+            raise
         finally:
             torch.set_num_threads(count)
