@@ -1,15 +1,19 @@
 """Compiled loops where they cannot be kept, and threads that several callers want."""
 
+import logging
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
-from usl.geometry import jit
+from usl.geometry import int16, jit
+from usl.geometry.points import Points
+from usl.geometry.products import Int16, products_of
 
 
 def test_several_callers_leave_torchs_threads_as_they_were():
@@ -41,6 +45,24 @@ def test_after_an_interruption_nothing_more_begins():
     assert len(done) == finished < 100
     with jit.threads() as pool:
         assert list(pool.map(abs, [-1])) == [1]
+
+
+def test_wrong_products_of_int16_are_not_used(monkeypatch, caplog):
+    points = Points(np.random.RandomState(0).randn(40, 3))
+    jit.int16_works.cache_clear()
+    monkeypatch.setattr(int16, "FAST", True)
+    monkeypatch.setattr(int16, "quantize", lambda *given: 0.0)
+    with caplog.at_level(logging.INFO, "usl"):
+        logging.getLogger("usl").propagate = True
+        assert [products_of(points).name for _ in range(2)] == ["float32", "float32"]
+    jit.int16_works.cache_clear()
+    assert caplog.text.count("products of float32 stand in for those of int16") == 1
+
+
+def test_vectors_that_int16_cannot_hold_are_refused():
+    points = Points(np.eye(3))
+    with pytest.raises(ValueError, match="longer than the longest of the points"):
+        Int16(points).pack(torch.full((1, 3), 3.0), torch.arange(1))
 
 
 @pytest.mark.slow

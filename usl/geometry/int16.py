@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,6 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 
 from usl.geometry.kernels import LANES, compiled, intrinsic
-
-log = logging.getLogger("usl")
 
 # No vector is longer than 1; of that so many steps make the largest whole number. Half a squared
 # distance is then at most 2 · 32000², which int32 holds.
@@ -169,6 +165,8 @@ def quantize(
 ) -> float:
     """Vectors as whole numbers of steps, LANES side by side; the largest squared error of one.
 
+    That is infinite where one is longer than STEPS, but for rounding.
+
     Parameters
     ----------
     vectors : ndarray (N, D), float32 or float64
@@ -187,22 +185,22 @@ def quantize(
     dim = vectors.shape[1]
     for i in range(len(which)):
         panel, lane, row = panels[i // LANES], i % LANES, vectors[which[i]]
-        error, length = 0.0, np.int64(0)
+        error, wide, length = 0.0, 0.0, np.int64(0)
         for d in range(dim):
             wanted = (np.float64(row[d]) - centre[d]) * factor
+            wide += wanted * wanted
             found = np.rint(wanted)
             error += (wanted - found) ** 2
             step = np.int16(found)
             length += np.int64(step) * np.int64(step)
             panel[d >> 1, lane, d & 1] = step
         halves[i] = -(length >> 1)
-        worst = max(worst, error)
+        worst = max(worst, error if wide < (1.001 * STEPS) ** 2 else np.inf)
     return worst
 
 
-@cache
-def works() -> bool:
-    """Whether all of this runs here, and does what it should; said once where not."""
+def check() -> None:
+    """Compile all, and raise ArithmeticError unless it does on a little what it should."""
     random = np.random.RandomState(0)
     x = random.randint(-200, 200, (2 * LANES, 77)).astype(np.float32)
     panels, halves = np.zeros((2, 39, LANES, 2), np.int16), np.zeros(2 * LANES, np.int32)
@@ -210,7 +208,5 @@ def works() -> bool:
     quantize(x, np.arange(len(x)), np.zeros(77), 1.0, panels, halves)
     multiply(panels, halves, LANES, panels, halves, 0, -1.0, tile)
     lengths = (x * x).sum(axis=1) // 2
-    if np.array_equal(tile, lengths[LANES:, None] + lengths - x[LANES:] @ x.T):
-        return True
-    log.info("products of int16 are wrong on this CPU: float32 is used")
-    return False
+    if not np.array_equal(tile, lengths[LANES:, None] + lengths - x[LANES:] @ x.T):
+        raise ArithmeticError("its products are others")

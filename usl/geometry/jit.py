@@ -30,6 +30,23 @@ def works() -> bool:
 
 
 @cache
+def int16_works() -> bool:
+    """Whether products of int16 are faster here, and right; said once where they are wrong."""
+    try:
+        from usl.geometry import int16
+
+        if not int16.FAST:
+            return False
+        int16.check()
+    except Exception as error:
+        log.info(
+            "products of float32 stand in for those of int16: they do not run here (%s)", error
+        )
+        return False
+    return True
+
+
+@cache
 def _pool(count: int, process: int) -> ThreadPoolExecutor:
     """Starting threads takes as long as an iteration of k-means, so they are kept."""
     return ThreadPoolExecutor(count)

@@ -1,4 +1,8 @@
-"""Compiled inner loops (numba). Imported only where they are used."""
+"""Compiled inner loops (numba). Imported only where they are used.
+
+Those that call each other are in one file, since numba compiles anew only what is in a file that
+has changed.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,12 @@ class Operand:
     @property
     def padded(self) -> int:
         """Rows with those that fill it up."""
-        return -(-self.count // LANES) * LANES
+        return filled_up(self.count)
+
+
+def filled_up(count: int) -> int:
+    """The next multiple of LANES."""
+    return -(-count // LANES) * LANES
 
 
 class Products(ABC):
@@ -58,7 +63,7 @@ class Products(ABC):
 
     @abstractmethod
     def pack(self, vectors: Tensor, rows: Tensor) -> Operand:
-        """Some of the vectors (n, D), of the space of the points."""
+        """Some of the vectors (n, D), none farther from the centre than the farthest point."""
 
     @abstractmethod
     def bound(self, a: Operand, b: Operand) -> Bound:
@@ -94,7 +99,7 @@ class Float32(Products):
     def pack(self, vectors: Tensor, rows: Tensor) -> Operand:
         """See :class:`Products`."""
         count, dim = len(rows), vectors.shape[1]
-        packed = torch.zeros(-(-count // LANES) * LANES, dim + 2)
+        packed = torch.zeros(filled_up(count), dim + 2)
         packed[:, dim] = 1
         for start, stop in blocks(count):
             some = self.points.shifted(vectors[rows[start:stop]]).float()
@@ -134,7 +139,7 @@ class Int16(Products):
     def pack(self, vectors: Tensor, rows: Tensor) -> Operand:
         """See :class:`Products`."""
         count, dim = len(rows), vectors.shape[1]
-        panels = np.zeros((-(-count // LANES), (dim + 1) // 2, LANES, 2), np.int16)
+        panels = np.zeros((filled_up(count) // LANES, (dim + 1) // 2, LANES, 2), np.int16)
         halves = np.zeros(len(panels) * LANES, np.int32)
         factor = self.int16.STEPS / self.points.scale
 
@@ -145,7 +150,9 @@ class Int16(Products):
             return float(self.int16.quantize(*given, panels[to], halves[start:stop]))
 
         with jit.threads() as pool:
-            worst = max(pool.map(some, blocks(count, BLOCK_ROWS // 4)))
+            worst = max(pool.map(some, blocks(count, BLOCK_ROWS // 4)), default=0.0)
+        if worst == np.inf:
+            raise ValueError("a vector is longer than the longest of the points")
         # Beyond rounding: that of the coordinates, in float64.
         error = worst**0.5 / self.int16.STEPS * (1 + 1e-6) + 1e-10
         return Operand(panels, halves, count, error)
@@ -161,9 +168,7 @@ class Int16(Products):
 
 def products_of(points: Points) -> Products:
     """The faster kind on this CPU."""
-    from usl.geometry import int16
-
-    return Int16(points) if int16.FAST and int16.works() else Float32(points)
+    return Int16(points) if jit.int16_works() else Float32(points)
 
 
 @dataclass(frozen=True)

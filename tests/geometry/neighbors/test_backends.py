@@ -300,7 +300,8 @@ from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 
 if sys.argv[3] == "int16":
-    assert not int16.FAST and int16.works()
+    assert not int16.FAST
+    int16.check()
     products.products_of = products.Int16
 elif sys.argv[3] == "float32":
     assert not int16.FAST
