@@ -72,7 +72,10 @@ class _Compiled:
         host, means, names = self.points.host.numpy(), centroids.numpy(), order.numpy()
 
         def some(block: tuple[int, int]) -> None:
-            start, stop = block
+            for start, stop in blocks(block[1] - block[0], unit):
+                find(block[0] + start, block[0] + stop)
+
+        def find(start: int, stop: int) -> None:
             part = slice(start, min(stop, len(names)))
             stays = not changed[part].any()
             operand = operands[stays]
@@ -86,7 +89,7 @@ class _Compiled:
                 )  # fmt: skip
 
         with jit.threads() as pool:
-            list(pool.map(some, blocks(everyone.padded, unit)))
+            list(pool.map(some, blocks(everyone.padded, max(unit, BLOCK_ROWS // 4))))
         labels = torch.empty(len(names), dtype=torch.int64)
         labels[order] = torch.from_numpy(self.labels)
         return labels

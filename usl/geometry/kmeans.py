@@ -24,6 +24,10 @@ from usl.geometry.points import (
 )
 
 
+# Blocks of rows whose sums are made at a time.
+AT_ONCE = 16
+
+
 @dataclass(frozen=True)
 class Clusters:
     """A clustering of N points.
@@ -191,8 +195,11 @@ def _compiled_parts(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterato
         kernels.add_members(rows[inside], own[inside], wanted.numpy(), part.numpy())
         return part
 
+    parts = list(blocks(len(features)))
     with jit.threads() as pool:
-        yield from pool.map(add, blocks(len(features)))
+        # Not all at once: each is as large as the centroids.
+        for first in range(0, len(parts), AT_ONCE):
+            yield from pool.map(add, parts[first : first + AT_ONCE])
 
 
 def _fill(points: Points, result: Clusters, nonempty: int) -> Clusters:
