@@ -13,7 +13,8 @@ from usl import InputError, Regularizer, select
 from usl.geometry import assignment
 from usl.geometry import kmeans as kmeans_module
 from usl.geometry.neighbors import exact as neighbors_module
-from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.neighbors.exact import APPROXIMATE, BACKENDS, backend_of, find_neighbors
+from usl.geometry.points import Points
 from usl.selectors import regularizer as regularizer_module
 from usl.selectors.random import random_picks
 from usl.selectors.regularizer import Penalties
@@ -124,6 +125,28 @@ def test_compiled_terms_are_those_of_torch(form, monkeypatch):
     expected = select(x, 40, seed=1, k=20, regularizer=reg)
     assert torch.equal(found.picks, expected.picks)
     assert torch.allclose(found.scores, expected.scores, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["sphere", "grid", "duplicates", "far", "outlier"])
+def test_picks_are_those_of_the_oracle_for_every_backend_and_number_of_threads(kind):
+    x = features(kind, 210, 5)
+    options = {"weight": 0.5, "alpha": 0.5, "momentum": 0.9, "rounds": 6}
+    expected, _, _ = oracle.usl(x, 25, seed=1, k=15, **options)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for backend in BACKENDS.keys() - set(APPROXIMATE):
+                try:
+                    backend_of(backend, Points(x))
+                except InputError:
+                    # Not installed; tests of backends say so.
+                    continue
+                reg = Regularizer(**options)
+                found = select(x, 25, seed=1, k=15, regularizer=reg, backend=backend)
+                assert found.picks.tolist() == expected.tolist(), (backend, threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_round_takes_the_densest_of_each_cluster():

@@ -23,7 +23,6 @@ from usl.geometry.points import (
     squared_distances,
 )
 
-
 # Blocks of rows whose sums are made at a time.
 AT_ONCE = 16
 

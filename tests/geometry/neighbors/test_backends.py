@@ -12,7 +12,7 @@ import torch
 from helpers import features
 from oracles import selection as oracle
 
-from usl import InputError
+from usl import InputError, Regularizer, select
 from usl.geometry import products
 from usl.geometry.jit import works
 from usl.geometry.kmeans import kmeans
@@ -295,10 +295,12 @@ def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missin
 PLAIN = """
 import sys
 import numpy as np
+from usl import Regularizer, select
 from usl.geometry import int16, products
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 
+HORIZONS = ("dist", "num")
 if sys.argv[3] == "int16":
     assert not int16.FAST
     int16.check()
@@ -308,9 +310,10 @@ elif sys.argv[3] == "float32":
 x = np.load(sys.argv[1])
 found = find_neighbors(x, 20, backend="compiled")
 clusters = kmeans(x, 50, seed=1)
+picks = [select(x, 50, seed=1, k=20, regularizer=Regularizer(horizon=h)).picks for h in HORIZONS]
 np.savez(
     sys.argv[2], found.distances, found.indices, found.mean_distances, clusters.labels,
-    clusters.centroids,
+    clusters.centroids, *picks,
 )
 """
 FEATURES = {
@@ -345,8 +348,10 @@ def test_another_cpu_gives_the_same_bits(tmp_path, cpu, product):
     subprocess.run([*words, product], env=os.environ | other, check=True)
     neighbours, clusters = find_neighbors(x, 20, backend="torch"), kmeans(x, 50, seed=1)
     expected = [neighbours.distances, neighbours.indices, neighbours.mean_distances]
+    expected += [clusters.labels, clusters.centroids]
+    for horizon in ("dist", "num"):
+        reg = Regularizer(horizon=horizon)
+        expected.append(select(x, 50, seed=1, k=20, regularizer=reg, backend="torch").picks)
     with np.load(tmp_path / "found.npz") as found:
-        for theirs, ours in zip(
-            found.values(), [*expected, clusters.labels, clusters.centroids], strict=True
-        ):
+        for theirs, ours in zip(found.values(), expected, strict=True):
             assert np.array_equal(theirs, ours.numpy())
