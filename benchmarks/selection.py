@@ -11,7 +11,7 @@ product of all pairs, torch's in blocks of 2000 rows. The first call, which comp
 not counted; it is printed. Other libraries give distances in float32 and break ties as they like;
 this project's are settled in float64, and ties go to the lowest index. k-means and picks begin with
 points that are prepared, as they are after the neighbours; what that takes is printed. KeOps takes
-minutes on a CPU: --keops. --smoke: little.
+minutes on a CPU: --backends compiled keops. --smoke: little.
 """
 
 import argparse
@@ -66,17 +66,15 @@ def faiss() -> Any:
     return faiss
 
 
-def neighbours(rows: np.ndarray, k: int, keops: bool) -> Ways:
+def neighbours(rows: np.ndarray, k: int, backends: list[str]) -> Ways:
     """By name, what finds the neighbours."""
     from sklearn.neighbors import NearestNeighbors
 
-    ways: Ways = {
-        "bare product": lambda: product(rows),
-        "this project": lambda: find_neighbors(Points(rows), k, backend="compiled"),
-        "this project, torch": lambda: find_neighbors(Points(rows), k, backend="torch"),
-    }
-    if keops:
-        ways["this project, keops"] = lambda: find_neighbors(Points(rows), k, backend="keops")
+    ways: Ways = {"bare product": lambda: product(rows)}
+    for name in backends:
+        ways[f"this project, {name}"] = lambda name=name: find_neighbors(
+            Points(rows), k, backend=name
+        )
     if library := faiss():
         ways["faiss"] = lambda: library.knn(rows, rows, k)
     ways["scikit-learn"] = lambda: (
@@ -127,7 +125,7 @@ def cases(arguments: argparse.Namespace, count: int) -> dict[str, dict[str, Ways
         for dim in arguments.dims:
             rows = features(count, dim)
             for k in (20, 400):
-                ways = neighbours(rows, k, arguments.keops)
+                ways = neighbours(rows, k, arguments.backends)
                 found.setdefault("neighbours", {})[f"D {dim}, K {k}"] = ways
     budgets = [b for b in (40, 400, 2000) if b < count]
     rows = features(count, 128)
@@ -183,7 +181,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--keops", action="store_true")
+    parser.add_argument("--backends", nargs="+", default=["compiled", "torch"])
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger("usl").setLevel(logging.ERROR)
