@@ -10,6 +10,7 @@ the exponent that fits best: 1 is proportional to N, 2 to its square. --smoke: f
 
 import argparse
 import json
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -51,6 +52,11 @@ def select(rows: np.ndarray) -> list[float]:
     pick(points, density, labels, budget, Regularizer())
     clock.append(time.perf_counter())
     return [float(step) for step in np.diff(clock)]
+
+
+def make(count: int, path: Path) -> None:
+    """Write features."""
+    np.save(path, features(count, DIM))
 
 
 def worker(path: str) -> None:
@@ -105,7 +111,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
             path = Path(folder) / "features.npy"
-            np.save(path, features(count, DIM))
+            # In a process of its own: what this one takes would count for those it starts.
+            maker = multiprocessing.get_context("spawn").Process(target=make, args=(count, path))
+            maker.start()
+            maker.join()
             words = [sys.executable, __file__, "--worker", str(path)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             found = json.loads(done.stdout.splitlines()[-1])

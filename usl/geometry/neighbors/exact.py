@@ -34,9 +34,10 @@ log = logging.getLogger("usl")
 # A mean distance below this is taken as this: duplicates have 0 and would have infinite density.
 SMALLEST = 1e-12
 
-# Bytes of a tile of distances, on a CPU and elsewhere, and of the lists of the compiled backend, of
-# a block at least.
-BYTES = {"cpu": 1 << 26, "cuda": 1 << 28, "compiled": 1 << 30}
+# Bytes of a tile of distances, by the kind of device.
+TILE = {"cpu": 1 << 26, "cuda": 1 << 28}
+# Bytes that the lists of the compiled backend may take, and that part of the memory that is free.
+LISTS, OF_FREE = 1 << 31, 1 / 4
 # Points that the recall of an approximate backend is measured on.
 MEASURED = 1000
 # With fewer points the compiled backend would spend more on beginning than it saves.
@@ -171,8 +172,8 @@ def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
     settle = _settle_all
     if used != "torch" and points.device.type == "cpu" and jit.works():
         from usl.geometry.neighbors.settling import settle
-    tiles = BYTES[points.device.type]
-    proposals = BACKENDS[used](points, k, memory or BYTES.get(used, tiles))
+    tiles = _tiles(points)
+    proposals = BACKENDS[used](points, k, memory or (_lists() if used == "compiled" else tiles))
     rest = _settled(points, proposals, settle, k, result)
     if used != "torch":
         # Rows whose candidates were too few, or too alike for the error of their values.
@@ -184,6 +185,15 @@ def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
         log.warning("%s is approximate: it found %.2f %% of the neighbours", used, 100 * recall)
         return replace(result, recall=recall)
     return result
+
+
+def _tiles(points: Points) -> int:
+    return TILE.get(points.device.type, TILE["cpu"])
+
+
+def _lists() -> int:
+    free = free_memory()
+    return LISTS if free is None else min(LISTS, int(OF_FREE * free))
 
 
 def _check_memory(n: int, k: int) -> None:
@@ -199,9 +209,9 @@ def _recall(points: Points, k: int, indices: Tensor) -> float:
     """Share of the true neighbours among those found, of some rows."""
     n = len(points)
     drawn = np.random.RandomState(0).choice(n, min(n, MEASURED), replace=False)
-    tiles = BYTES[points.device.type]
+    rows = torch.from_numpy(drawn)
     found = true = 0
-    for proposal in torch_backend.propose(points, k, tiles, rows=torch.from_numpy(drawn)):
+    for proposal in torch_backend.propose(points, k, _tiles(points), rows=rows):
         _, nearest, settled = _settle_all(points, proposal, k)
         pairs = zip(proposal.rows[settled].tolist(), nearest.cpu()[settled], strict=True)
         found += sum(int(torch.isin(indices[row], exact).sum()) for row, exact in pairs)
