@@ -97,13 +97,13 @@ def test_only_picks_that_changed_are_evaluated_again(monkeypatch, labelled):
 
 @pytest.mark.parametrize("exclude", [False, True])
 def test_only_images_near_a_pick_that_changed_are_evaluated_again(monkeypatch, exclude):
-    whole, evaluated = Penalties._renew, []
+    whole, evaluated = Penalties._sums, []
 
-    def counting(self, rows, picks):
+    def counting(self, rows, own, *sets):
         evaluated.append(len(rows))
-        return whole(self, rows, picks)
+        return whole(self, rows, own, *sets)
 
-    monkeypatch.setattr(Penalties, "_renew", counting)
+    monkeypatch.setattr(Penalties, "_sums", counting)
     x = features("sphere", 1500, 3, seed=5)
     reg = Regularizer(
         rounds=10, horizon="num", horizon_num=3, exclude_same_cluster=exclude, weight=5.0

@@ -22,6 +22,8 @@ from usl.geometry.points import squared_distances
 # Columns that are compared at once before any of them is looked at alone; widths of tiles are
 # multiples of it.
 LANES = 32
+# The last of the nearest picks is seldom so many times as far away as it was before.
+GUESS = 1.01
 # Candidates whose points are fetched before they are needed.
 AHEAD = 4
 
@@ -514,6 +516,84 @@ def within_horizon(
             row[p] = far if row[p] >= horizon else max(row[p], smallest)
         if own[r] >= 0:
             row[own[r]] = far
+
+
+@compiled
+def nearest_picks(
+    tile: Any,
+    norms: Any,
+    own: Any,
+    rows: Any,
+    picks: Any,
+    points: Any,
+    unit: float,
+    error: float,
+    ratio: float,
+    far: float,
+    smallest: float,
+    count: int,
+    exclude: bool,
+    last: Any,
+) -> None:
+    """Squared distances of some points to their nearest picks, in front, in some order.
+
+    Those of 0 are left out; with ``exclude`` instead that of the own cluster's pick, if it is among
+    them, equal distances in the order of the picks. Other parameters: :func:`within_horizon`.
+
+    Parameters
+    ----------
+    count : int
+        How many, at most P.
+    last : ndarray (n,), float64
+        The largest distance among them, before any is left out; what it was for other picks, or
+        infinity, is overwritten.
+    """
+    terms, bits = np.empty(points.shape[1]), np.empty(tile.shape[1], np.int64)
+    for r in range(len(rows)):
+        row, mine, slack = tile[r], own[r], 8 * error * unit * norms[r]
+        small, doubtful = slack * ratio, 0
+        for p in range(len(row)):
+            row[p] = (row[p] + norms[r]) * unit
+            doubtful += row[p] <= small
+        if doubtful:
+            for p in range(len(row)):
+                if row[p] <= small:
+                    row[p] = _apart(points, rows[r], picks[p], terms)
+        last[r] = _front(row, bits, count, GUESS * last[r])
+        among = False
+        if exclude and mine >= 0:
+            # Whether it is among the nearest must not hang on rounding.
+            if abs(row[mine] - last[r]) <= 2 * (slack + 4 * error * last[r]):
+                for p in range(len(row)):
+                    row[p] = _apart(points, rows[r], picks[p], terms)
+                last[r] = _front(row, bits, count, last[r])
+            before = 0
+            for p in range(len(row)):
+                before += (row[p] < row[mine]) | ((row[p] == row[mine]) & (p < mine))
+            among = before < count
+        left_out = row[mine] if among else 0.0
+        for p in range(count):
+            value = np.int64(bits[p]).view(np.float64)
+            if among and value == left_out:
+                row[p], among = far, False
+            else:
+                row[p] = far if value == 0 and not exclude else max(value, smallest)
+
+
+@compiled
+def _front(values: Any, bits: Any, count: int, guess: float) -> float:
+    """Bits of the smallest values, which are not negative, to the front; the largest of them.
+
+    It is quicker where hardly more than these are below the guess.
+    """
+    given, n = values.view(np.int64), 0
+    for p in range(len(values)):
+        bits[n] = given[p]
+        n += values[p] <= guess
+    if n < count:
+        n = len(values)
+        bits[:] = given
+    return float(np.int64(smallest_first(bits, n, count)).view(np.float64))
 
 
 @compiled

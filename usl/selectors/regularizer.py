@@ -128,9 +128,10 @@ class Penalties:
             changed = changed[picks != before]
         if before is None or len(changed) > PARTIAL * len(picks):
             self._all(picks)
-        elif len(changed) and self.reg.horizon == "num":
+        elif len(changed) and self.reg.horizon == "num" and self.reg.horizon_num < len(picks):
             near = self._reached(torch.cat([picks[changed], before[changed]]))
-            self._renew(near, picks)
+            (self.sums[near],) = self._sums(near, self.assigned[near], picks)
+            self.terms = self.sums
         elif len(changed):
             self._exchange(before, picks, changed)
         return self.sums, TERM_ERROR * self.terms
@@ -147,43 +148,9 @@ class Penalties:
         return torch.cat(parts)
 
     def _all(self, picks: Tensor) -> None:
-        self._renew(torch.arange(len(self.points), device=picks.device), picks)
-
-    def _renew(self, rows: Tensor, picks: Tensor) -> None:
-        """Compute the sums of some rows, from all picks."""
-        if self.compiled and self.reg.horizon == "num":
-            self._sum_nearest(rows, picks)
-        else:
-            (self.sums[rows],) = self._sums(rows, self.assigned[rows], picks)
-        self.terms = self.sums.clone()
-
-    def _sum_nearest(self, rows: Tensor, picks: Tensor) -> None:
-        """With HORIZON num, by compiled code, from exact distances to the nearest picks alone."""
-        from usl.geometry.neighbors.among import nearest_among
-
-        wanted = torch.zeros(len(self.points), dtype=torch.bool)
-        wanted[rows] = True
-
-        def use(rows: Tensor, distances: Tensor, indices: Tensor) -> None:
-            self.last[rows] = distances[:, -1]
-            if self.reg.exclude_same_cluster:
-                assigned = self.assigned[rows]
-                mine = picks[assigned.clamp_min(0)]
-                own = (indices == mine[:, None]) & (assigned >= 0)[:, None]
-                distances[own] = FAR
-                # Equal distances are in the order of the picks.
-                exact = self.points.exact
-                tied = squared_distances(exact[rows], exact[mine]) == self.last[rows]
-                tied &= assigned >= 0
-            else:
-                distances[distances == 0] = FAR
-                tied = torch.zeros(len(rows), dtype=torch.bool)
-            self.sums[rows] = distances.clamp_min_(SMALLEST).pow_(-self.reg.alpha).sum(dim=1)
-            if tied.any():
-                self.sums[rows[tied]] = self.exact(rows[tied], picks)
-
-        k = min(self.reg.horizon_num, len(picks))
-        nearest_among(self.points, wanted, picks, k, self.last, use)
+        rows = torch.arange(len(self.points), device=picks.device)
+        (self.sums,) = self._sums(rows, self.assigned, picks)
+        self.terms = self.sums
 
     def _exchange(self, before: Tensor, picks: Tensor, changed: Tensor) -> None:
         """Take away what picks added that are none any more, and add what the new ones do."""
@@ -216,8 +183,7 @@ class Penalties:
 
         ``own`` (n,) is which of the picks is that of the row's cluster, or -1.
         """
-        dist = self.reg.horizon == "dist"
-        counted = self._compiled_terms if self.compiled and dist else self._terms
+        counted = self._compiled_terms if self.compiled else self._terms
         operands = [self._operand(picks) for picks in sets]
         sums = [torch.empty_like(self.sums[rows]) for _ in sets]
 
@@ -259,15 +225,21 @@ class Penalties:
     def _compiled_terms(
         self, tile: Tensor, x_norms: Tensor, rows: Tensor, picks: Tensor, own: Tensor
     ) -> Tensor:
-        """:meth:`_terms` with HORIZON dist, by compiled code."""
+        """:meth:`_terms` by compiled code."""
         from usl.geometry import kernels
 
         given = (tile, x_norms, own, rows, picks, self.points.exact)
         arguments: Any = [tensor.numpy() for tensor in given]
         arguments += [self.points.scale**2, self.error, self._ratio(), FAR, SMALLEST]
-        arguments.append(self.reg.horizon_dist)
-        kernels.within_horizon(*arguments)
-        return tile
+        if self.reg.horizon == "dist":
+            arguments.append(self.reg.horizon_dist)
+            kernels.within_horizon(*arguments)
+            return tile
+        last, m = self.last[rows], self._nearest(tile)
+        arguments += [m, self.reg.exclude_same_cluster, last.numpy()]
+        kernels.nearest_picks(*arguments)
+        self.last[rows] = last
+        return tile[:, :m]
 
     def _ratio(self) -> float:
         """How much larger than its error a squared distance must be for a precise term."""
