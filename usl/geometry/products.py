@@ -149,8 +149,13 @@ class Int16(Products):
             given = (vectors.numpy(), rows[start:stop].numpy(), self.centre, factor)
             return float(self.int16.quantize(*given, panels[to], halves[start:stop]))
 
-        with jit.threads() as pool:
-            worst = max(pool.map(some, blocks(count, BLOCK_ROWS // 4)), default=0.0)
+        parts = list(blocks(count, BLOCK_ROWS // 4))
+        if len(parts) <= 1:
+            # Centroids, in every iteration: threads would take longer to begin.
+            worst = max(map(some, parts), default=0.0)
+        else:
+            with jit.threads() as pool:
+                worst = max(pool.map(some, parts))
         if worst == np.inf:
             raise ValueError("a vector is longer than the longest of the points")
         # Beyond rounding: that of the coordinates, in float64.
