@@ -29,7 +29,7 @@ TILE_ROWS = 256
 # Points that the first limits are read off: so many, or one of so many.
 SAMPLE, ONE_OF = 2048, 32
 # Lists of some points after the other need not take all the memory that those of all may.
-LESS = 8
+LESS = 32
 SEED = 0
 # Rows of one proposal.
 HANDED_OVER = 4096
