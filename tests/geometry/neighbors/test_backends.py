@@ -219,6 +219,9 @@ def test_what_an_approximate_backend_misses_is_measured(caplog):
     # What it gives are exact distances to those it found.
     apart = squared_distances(torch.from_numpy(x)[:, None], torch.from_numpy(x)[found.indices])
     assert torch.equal(found.distances, apart.float())
+    # That of distinct ones is that of their copies.
+    copied = find_neighbors(x.repeat(4, axis=0), 120, backend="faiss-ivf")
+    assert copied.recall < 1
     # Of few points, cells may hold too few; then all are searched.
     few = features("sphere", 60, 3)
     found = find_neighbors(few, 50, backend="faiss-ivf")
@@ -266,11 +269,15 @@ def test_a_backend_that_is_not_there_says_how_to_get_it(monkeypatch):
 
 
 def test_too_little_memory_is_said_before_the_search(monkeypatch):
-    monkeypatch.setattr(exact, "free_memory", lambda: 10_000)
-    assert len(find_neighbors(np.random.rand(100, 3), 5).indices) == 100
-    with pytest.raises(InputError, match="the 10 neighbours of 100 images take 0.0 GB, and 0.0 GB"):
-        find_neighbors(np.random.rand(100, 3), 10)
-    assert exact.free_memory is not free_memory and (free_memory() or 1) > 0
+    x = np.random.RandomState(0).rand(100, 3)
+    assert (free_memory() or 1) > 0
+    monkeypatch.setattr("usl.geometry.memory.free_memory", lambda: 10_000)
+    assert len(find_neighbors(x, 5, backend="torch").indices) == 100
+    message = "the 10 neighbours of 100 images would take 0.0 GB, and 0.0 GB are free; choose fewer"
+    with pytest.raises(InputError, match=message):
+        find_neighbors(x, 10)
+    with pytest.raises(InputError, match="lists for the 5 neighbours of 128 images would take"):
+        find_neighbors(x, 5, backend="compiled")
 
 
 @pytest.mark.parametrize("missing", [True, False])

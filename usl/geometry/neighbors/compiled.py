@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from usl.geometry import kernels
 from usl.geometry.jit import threads
+from usl.geometry.memory import check_free
 from usl.geometry.neighbors.proposal import Proposal
 from usl.geometry.points import Bound, Points, blocks
 from usl.geometry.products import LANES, Operand, Products, packed
@@ -52,6 +53,7 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     log.info("candidates by products of %s", products.name)
     limits, capacity = _first_limits(products, everyone, k)
     block = -(-n // (max(1, round(n / BLOCK)) * LANES)) * LANES
+    check_free(8 * capacity * block, f"lists for the {k} neighbours of {block} images")
     spans = list(blocks(everyone.padded, block))
     count = len(spans)
     whole = 8 * capacity * n <= memory

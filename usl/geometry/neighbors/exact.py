@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry import jit
-from usl.geometry.memory import free_memory
+from usl.geometry.memory import check_free, free_memory
 from usl.geometry.neighbors import faiss as faiss_backend
 from usl.geometry.neighbors import keops as keops_backend
 from usl.geometry.neighbors import torch as torch_backend
@@ -163,12 +163,7 @@ def backend_of(name: str, points: Points | None = None) -> str:
 def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
     n, used = len(points), backend_of(name, points)
     log.info("neighbours by %s", used)
-    _check_memory(n, k)
-    result = Neighbors(
-        distances=torch.empty(n, k, dtype=torch.float32),
-        indices=torch.empty(n, k, dtype=torch.int64),
-        mean_distances=torch.empty(n, dtype=torch.float64),
-    )
+    result = _empty(n, k)
     settle = _settle_all
     if used != "torch" and points.device.type == "cpu" and jit.works():
         from usl.geometry.neighbors.settling import settle
@@ -187,6 +182,15 @@ def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
     return result
 
 
+def _empty(n: int, k: int) -> Neighbors:
+    check_free(n * (12 * k + 8), f"the {k} neighbours of {n} images")
+    return Neighbors(
+        distances=torch.empty(n, k, dtype=torch.float32),
+        indices=torch.empty(n, k, dtype=torch.int64),
+        mean_distances=torch.empty(n, dtype=torch.float64),
+    )
+
+
 def _tiles(points: Points) -> int:
     return TILE.get(points.device.type, TILE["cpu"])
 
@@ -194,15 +198,6 @@ def _tiles(points: Points) -> int:
 def _lists() -> int:
     free = free_memory()
     return LISTS if free is None else min(LISTS, int(OF_FREE * free))
-
-
-def _check_memory(n: int, k: int) -> None:
-    needed, free = n * (12 * k + 8), free_memory()
-    if free is not None and needed > free:
-        raise InputError(
-            f"the {k} neighbours of {n} images take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            "are free; choose fewer neighbours"
-        )
 
 
 def _recall(points: Points, k: int, indices: Tensor) -> float:
@@ -240,16 +235,11 @@ def _find_distinct(
     one that is as far away as the last of them, but not among them, comes behind all of them.
     """
     few = min(k, len(distinct))
+    result = _empty(len(points), k)
     found = _find(Points(points.host[distinct], points.device), few, name, memory)
-    _check_memory(len(points), k)
     order = torch.argsort(first, stable=True)
     sizes = torch.bincount(first, minlength=len(points))[distinct]
     begins = sizes.cumsum(0) - sizes
-    result = Neighbors(
-        distances=torch.empty(len(points), k, dtype=torch.float32),
-        indices=torch.empty(len(points), k, dtype=torch.int64),
-        mean_distances=torch.empty(len(points), dtype=torch.float64),
-    )
     # Of many copies of one vector the first k can count.
     ends = begins + sizes.clamp_max(k)
     for one, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
@@ -261,7 +251,7 @@ def _find_distinct(
         rank = rank[torch.argsort(exact[rank], stable=True)][:k]
         members = order[begin : begin + size]
         _store(result, members, exact[rank].expand(size, -1), copies[rank].expand(size, -1))
-    return result
+    return replace(result, recall=found.recall)
 
 
 def _settle_all(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, Tensor]:
