@@ -18,10 +18,9 @@ STEPS = 32000
 
 FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 WIDE = "+avx512vnni" in FEATURES and "+avx512bw" in FEATURES
-# Two products and their sum in one instruction: twice as fast as float32.
+# Two products and their sum in one instruction: twice as fast as float32. With AVX2 alone it is no
+# faster, but right.
 FAST = WIDE or "+avxvnni" in FEATURES
-# Without that it is no faster, but right.
-RUNS = WIDE or "+avx2" in FEATURES
 # Whole numbers of a register; registers of a row of what is kept in them; rows. Both divide LANES.
 WIDTH, ACROSS, DOWN = (16, 2, 8) if WIDE else (8, 2, 4)
 

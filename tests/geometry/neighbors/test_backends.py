@@ -13,7 +13,7 @@ from helpers import features
 from oracles import selection as oracle
 
 from usl import InputError, Regularizer, select
-from usl.geometry import products
+from usl.geometry import int16, products
 from usl.geometry.jit import works
 from usl.geometry.kmeans import kmeans
 from usl.geometry.memory import free_memory
@@ -79,6 +79,8 @@ def have(backend):
 
 def way(name, product=None):
     missing = have(name)
+    if product is Int16 and "+avx2" not in int16.FEATURES:
+        missing = "no products of int16 on this CPU"
     skipped = pytest.mark.skipif(bool(missing), reason=missing)
     id = name if product is None else f"{name}-{product.name}"
     return pytest.param((name, product), id=id, marks=skipped)
@@ -171,6 +173,7 @@ def limits(bound, true, lengths):
     return least, (true.sqrt() + bound.shift).square() + slack
 
 
+@pytest.mark.skipif("+avx2" not in int16.FEATURES, reason="no products of int16 on this CPU")
 @pytest.mark.parametrize("dim", [1, 16, 77])
 def test_halves_of_steps_use_up_the_bound_of_int16(dim):
     points = Points(halfway(200, dim))
