@@ -36,6 +36,27 @@ def test_points_are_prepared_once():
     assert 0.5 < points.norms.max().sqrt() <= 1.0
 
 
+def test_a_program_that_wants_less_precise_products_gets_exact_neighbours(monkeypatch):
+    x = features("sphere", 300, 8)
+    before, seen = torch.get_float32_matmul_precision(), []
+    multiply = torch.addmm
+
+    def watching(*given, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return multiply(*given, **options)
+
+    monkeypatch.setattr(torch, "addmm", watching)
+    monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        find_neighbors(x, 5, backend="torch")
+        kmeans(x, 5, seed=0)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(seen) > 2 and set(seen) == {"highest"}
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_features_in_a_file_are_not_copied(tmp_path, dtype):
     np.save(tmp_path / "x.npy", features("sphere", 5000, 8).astype(dtype))

@@ -149,6 +149,22 @@ def test_picks_are_those_of_the_oracle_for_every_backend_and_number_of_threads(k
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("alpha", [0.3, 0.7])
+def test_copies_have_one_score_whatever_the_power(alpha):
+    # Vector instructions and what is left over after them may round a power differently.
+    for seed in range(40):
+        x = np.random.RandomState(seed).randn(12, 3)
+        x[11] = x[10]
+        labels = torch.tensor([*range(10), 10, 10])
+        reg = Regularizer(alpha=alpha, horizon_dist=1e9)
+        found = pick(x, torch.ones(12, dtype=torch.float64), labels, 11, reg)
+        assert found.indices.tolist() == list(range(11))
+    values = torch.rand(20_003, dtype=torch.float64) + 0.1
+    powers = regularizer_module._powers(values, -alpha)
+    assert torch.allclose(powers, values.pow(-alpha), rtol=1e-14)
+    assert torch.equal(regularizer_module._powers(values[5:], -alpha), powers[5:])
+
+
 def test_one_round_takes_the_densest_of_each_cluster():
     x = features("sphere", 100, 8)
     found = select(x, 7, k=10, regularizer=Regularizer(rounds=1))

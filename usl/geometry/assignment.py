@@ -32,7 +32,8 @@ def assigner(points: Points) -> Assign:
 
     It takes the centroids (C, D), float64; which of them may be chosen, (C,), bool; and which are
     others than in the last call, (C,), bool. It gives the nearest of each point, (N,), int64; ties
-    go to the lowest index. All are on the device of the points.
+    go to the lowest index. All are on the device of the points. What may not be chosen in one call,
+    because it has no members, may not be chosen later.
     """
     if points.device.type == "cpu" and jit.works():
         return _Compiled(points)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from usl.geometry.neighbors.exact import Neighbors
-from usl.geometry.points import Points, squared_distances
+from usl.geometry.points import Points, full_precision, squared_distances
 
 # Interquartile ranges below the lower quartile: Tukey's outer fence.
 FENCE = 3.0
@@ -87,7 +87,8 @@ def _nearer(points: Points, rows: Tensor, columns: Tensor, threshold: float) -> 
     """Whether each pair is nearer than the threshold, (n, m), bool, on the CPU."""
     rows, columns = rows.to(points.device), columns.to(points.device)
     x, y = points.norms[rows, None], points.norms[columns]
-    distances = torch.addmm(y, points.fast[rows], points.fast[columns].T, alpha=-2).add_(x)
+    with full_precision():
+        distances = torch.addmm(y, points.fast[rows], points.fast[columns].T, alpha=-2).add_(x)
     limit = threshold / points.scale**2
     doubt = 1.01 * points.bound.error * (x.sqrt() + y.sqrt()).square_() + points.bound.underflow
     near = distances < limit - doubt

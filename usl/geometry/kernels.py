@@ -166,7 +166,7 @@ def _append(one: int, value: Any, name: int, limits: Any, lists: Any, fill: Any)
 @compiled
 def _entry(value: Any, name: int) -> int:
     # What rounding made negative is nearer to the truth as 0; bits of others are in their order.
-    bits = np.float32(max(value, np.float32(0))).view(np.int32)
+    bits = np.float32(value if value > 0 else 0.0).view(np.int32)
     return int((np.int64(bits) << 32) | np.int64(name))
 
 
@@ -279,7 +279,7 @@ def settle(
     norms : ndarray (N,), float32
         Squared lengths, in the units of values.
     shift, error, underflow : float
-        See :class:`usl.geometry.products.Bound`.
+        See :class:`usl.geometry.points.Bound`.
     unit : float
         Squared distance of one unit of values.
     distances, indices : ndarray (n, k), float64 and int64

@@ -20,6 +20,7 @@ from usl.geometry.points import (
     as_points,
     blocks,
     first_copies,
+    full_precision,
     squared_distances,
 )
 
@@ -100,7 +101,8 @@ def kmeans(
         raise InputError(f"`iterations` is {iterations}; choose at least 1")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randperm(len(points), generator=generator)[:clusters]
-    result = _lloyd(points, points.host[first].double(), iterations, quiet)
+    with full_precision():
+        result = _lloyd(points, points.host[first].double(), iterations, quiet)
     return _fill(points, result, nonempty)
 
 

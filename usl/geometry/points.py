@@ -1,14 +1,15 @@
-"""Features prepared for exact geometry: a fast float32 copy, and distances that never round twice.
+"""Features prepared for exact geometry, and distances that never round twice.
 
-Fast float32 products find candidates. Whatever they cannot decide within their rounding error is
-settled by :func:`squared_distances`, which is made of elementwise float64 operations only, and so
-gives the same bits for every block size, thread count and device.
+Fast products, in float32 or less, find candidates. Whatever they cannot decide within their error
+is settled by :func:`squared_distances`, which is made of elementwise float64 operations only, and
+so gives the same bits for every block size, thread count and device.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -361,6 +362,17 @@ class Points:
     def shifted(self, rows: Tensor) -> Tensor:
         """Rows (n, D) minus the centre, divided by the scale, in float64."""
         return (rows.double() - self.centre) / self.scale
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of float32 that are no less precise, whatever the program has asked torch for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def as_points(features: Any, device: str | torch.device = "cpu") -> Points:

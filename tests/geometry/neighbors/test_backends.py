@@ -265,6 +265,9 @@ def test_a_backend_that_is_not_there_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(keops, "_smallest", lambda x, y, k: wrong)
     with pytest.raises(InputError, match="keops does not run here .it finds other neighbours.; c"):
         backend_of("keops", Points(np.zeros((2, 2))))
+    monkeypatch.setattr(keops, "MOST", 1)
+    with pytest.raises(InputError, match="keops counts in float32, up to 1 images; choose auto"):
+        next(iter(keops.propose(Points(np.zeros((2, 2))), 1, 0)))
     monkeypatch.setitem(sys.modules, "pykeops", None)
     with pytest.raises(InputError, match="keops does not run here .*pykeops"):
         backend_of("keops", Points(np.zeros((2, 2))))

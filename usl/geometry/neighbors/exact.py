@@ -26,6 +26,7 @@ from usl.geometry.points import (
     as_points,
     first_copies,
     fold_sum,
+    full_precision,
     squared_distances,
 )
 
@@ -128,9 +129,10 @@ def find_neighbors(
         raise InputError(f"`k` is {k}; choose 1 to {len(points)}, the number of images")
     first = first_copies(points.host)
     distinct = (first == torch.arange(len(first))).nonzero()[:, 0]
-    if COPIES * len(distinct) <= len(points):
-        return _find_distinct(points, k, backend, memory, first, distinct)
-    return _find(points, k, backend, memory)
+    with full_precision():
+        if COPIES * len(distinct) <= len(points):
+            return _find_distinct(points, k, backend, memory, first, distinct)
+        return _find(points, k, backend, memory)
 
 
 def backend_of(name: str, points: Points | None = None) -> str:
@@ -205,13 +207,12 @@ def _recall(points: Points, k: int, indices: Tensor) -> float:
     n = len(points)
     drawn = np.random.RandomState(0).choice(n, min(n, MEASURED), replace=False)
     rows = torch.from_numpy(drawn)
-    found = true = 0
+    found = 0
     for proposal in torch_backend.propose(points, k, _tiles(points), rows=rows):
-        _, nearest, settled = _settle_all(points, proposal, k)
-        pairs = zip(proposal.rows[settled].tolist(), nearest.cpu()[settled], strict=True)
+        _, nearest, _ = _settle_all(points, proposal, k)
+        pairs = zip(proposal.rows.tolist(), nearest.cpu(), strict=True)
         found += sum(int(torch.isin(indices[row], exact).sum()) for row, exact in pairs)
-        true += k * int(settled.sum())
-    return found / max(true, 1)
+    return found / (k * len(rows))
 
 
 def _settled(
@@ -243,7 +244,10 @@ def _find_distinct(
     # Of many copies of one vector the first k can count.
     ends = begins + sizes.clamp_max(k)
     for one, (begin, size) in enumerate(zip(begins.tolist(), sizes.tolist(), strict=True)):
-        near = found.indices[one]
+        near, apart = found.indices[one], found.distances[one]
+        # Copies of these are enough, and of those as far away as the last.
+        last = int((ends - begins)[near].cumsum(0).clamp_max(k).argmax())
+        near = near[apart <= apart[last]]
         spans = zip(begins[near].tolist(), ends[near].tolist(), strict=True)
         copies = torch.cat([order[b:e] for b, e in spans])
         exact = squared_distances(points.host[copies], points.host[distinct[one]])
@@ -303,7 +307,7 @@ def _settle_rest(points: Points, rows: Tensor, k: int, result: Neighbors) -> Non
 
 
 def _settle_long(points: Points, row: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """:func:`_settle` for one row with so many candidates that they are taken in pieces."""
+    """:func:`_settle_all` for one row with so many candidates that they are taken in pieces."""
     step = max(1, SCRATCH // points.dim)
     parts = torch.split(candidates[0], step)
     exact = torch.cat([squared_distances(points.exact[p], points.exact[row]) for p in parts])

@@ -20,7 +20,7 @@ from usl.geometry.points import Points, blocks
 HANDED_OVER = 16384
 # Of the cells so large a part is searched, and so many at least.
 SEARCHED, LEAST = 1 / 16, 16
-# Points of a cell, times √N, over 4; and at most so many of them train it.
+# There are 4 √N cells; so many points of each, at most, train them.
 TRAINED_ON = 64
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]

@@ -18,6 +18,8 @@ from usl.geometry.points import Points, blocks
 
 # Rows of one proposal.
 HANDED_OVER = 16384
+# Its reduction keeps indices as float32.
+MOST = 1 << 24
 
 
 def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
@@ -36,6 +38,8 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     (‖a‖ + ‖b‖)², and the rounding of the points by 2 u times this: less than ``points.bound``.
     """
     n, width = len(points), width_for(k, len(points))
+    if n > MOST:
+        raise InputError(f"`backend` keops counts in float32, up to {MOST} images; choose auto")
     starts = list(blocks(n, HANDED_OVER))
     for start, stop in tqdm(starts, desc="neighbours", unit="block", disable=None):
         values, indices = _smallest(points.fast[start:stop], points.fast, width)
