@@ -88,7 +88,7 @@ def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.nda
     limits = np.full(everyone.padded, -np.inf, dtype=np.float32)
     limits[:n] = np.inf
     sampled = min(max(SAMPLE, n // ONE_OF), n) // LANES * LANES
-    want = k * sampled / n if n else 0
+    want = k * sampled / n
     rank = int(want + 2.33 * want**0.5 + 3)
     if rank >= sampled:
         return limits, 64 + 2 * n

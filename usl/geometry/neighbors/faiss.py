@@ -69,9 +69,8 @@ def propose_some(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     index.nprobe = max(LEAST, round(SEARCHED * index.nlist))
     for proposal in _proposals(points, k, index.search):
         # What other cells hold is not asked for.
-        proposal.left_out[proposal.left_out < torch.inf] = torch.inf
-        found = proposal.fill == k
-        proposal.left_out[~found] = -torch.inf
+        proposal.left_out.fill_(torch.inf)
+        proposal.left_out[proposal.fill < k] = -torch.inf
         yield proposal
 
 
