@@ -26,7 +26,7 @@ from usl.models.classifier import Classifier
 from usl.models.resnet_cifar import CifarResNet, small_resnet
 from usl.models.uslt import UsltNetwork, new_heads
 from usl.models.wideresnet import WideResNet
-from usl.training.fixmatch import FixMatch, fixmatch_step
+from usl.training.fixmatch import FixMatch, FixMatchViews, fixmatch_step
 from usl.training.loop import Step
 from usl.training.uslt import Weights, uslt_step
 from usl.training.uslt_losses import GlobalCriterion, GlobalOptions, LocalCriterion
@@ -58,7 +58,7 @@ CASES: dict[str, list[Case]] = {
 def step_of(method: str, network: nn.Module, views: Views) -> Step:
     """A step of the method on COUNT images, and for FixMatch on LABELLED labelled ones too."""
     if method == "USL-T":
-        neighbors = torch.arange(len(views.images), device=views.device)[:, None].expand(-1, 5)
+        neighbors = torch.arange(len(views), device=views.device)[:, None].expand(-1, 5)
         local = LocalCriterion(3, CLUSTERS, adjustment=5.0, temperature=0.25).to(views.device)
         whole = GlobalCriterion(3, CLUSTERS, GlobalOptions()).to(views.device)
         strong = ScanTransform(fill=0.5)
@@ -66,7 +66,8 @@ def step_of(method: str, network: nn.Module, views: Views) -> Step:
     some = Labelled("made up", torch.arange(CLUSTERS), torch.arange(CLUSTERS) % 10)
     options = FixMatch(labelled=LABELLED, mu=MU)
     weak, strong = WeakTransform(), RandAugmentTransform()
-    return fixmatch_step(views, weak, strong, some, options, seed=0, steps=1)(network)
+    batches = FixMatchViews(views, weak, strong, some, options, seed=0, steps=1)
+    return fixmatch_step(batches)(network)
 
 
 def main() -> None:

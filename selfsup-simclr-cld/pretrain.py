@@ -37,7 +37,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         contrast.check(batch_size // cfg.ACCUMULATE)
         # 1. A network with a head (two for CLD), and two random views of each image.
         torch.manual_seed(seed)
-        network = pretrain.network_of(cfg)
+        network = pretrain.network_of(cfg, transform.size)
         network = network.to(device, memory_format=torch.channels_last)
         views = views_of(cfg, train, device=device)
         run = begin(cfg, call)
@@ -54,7 +54,7 @@ def main(cfg: CfgNode, call: Call) -> None:
                 device=device,
                 folder=training.training_folder(cfg),
                 settings=training.training_settings(cfg, train),
-                resume=cfg.RESUME == "auto",
+                resume=training.resume_of(cfg, seed),
                 evaluate=PretrainingEvaluator(
                     train, test, views, transform, seed=seed, batch_size=batch_size
                 ),

@@ -24,8 +24,8 @@ def main(cfg: CfgNode, call: Call) -> None:
     # 1. A fresh linear layer on the pretrained network, which stays as it is but for the statistics
     #    of batch norm; cross-entropy on the labelled images, again and again, each time another
     #    view.
-    pretrained, source = backbone_of(cfg.MODEL)
-    method = finetune.method_of(cfg, train, pretrained)
+    pretrained, dim, source = backbone_of(cfg, train)
+    method = finetune.method_of(cfg, train, pretrained, dim)
 
     # 2. Once for each seed, on its labelled images.
     trials = finetune.trials_of(cfg, train)

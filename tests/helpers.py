@@ -231,6 +231,12 @@ class Watched:
         self.views, self.dtype, self.images, self.device = views, dtype, views.images, CPU
         self.calls, self.given = [], []
 
+    def __len__(self):
+        return len(self.views)
+
+    def prepare(self, augment, rows, key):
+        self.views.prepare(augment, rows, key)
+
     def __call__(self, augment, rows, key):
         self.calls.append((type(augment), rows.tolist(), key.image.tolist(), key.epoch, key.view))
         self.given.append(self.views(augment, rows, key).to(self.dtype))

@@ -11,8 +11,7 @@ with. Many GPUs or processes: torchrun --nproc-per-node 2 usl-t-cifar-pretrain.p
 from usl.augment.randaugment import ScanTransform
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
-from usl.stages.evaluation import open_splits
-from usl.stages.inputs import backbone_of, preprocess_of
+from usl.stages.inputs import backbone_of, open_in_memory, preprocess_of
 from usl.stages.table import stage
 from usl.stages.uslt_train import Form, check_options, train
 
@@ -21,15 +20,16 @@ from usl.stages.uslt_train import Form, check_options, train
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     check_options(cfg)
-    images, test = open_splits(cfg)
+    images = open_in_memory(cfg, "train", advice="or use usl-t-imagenet-pretrain.py")
+    test = open_in_memory(cfg, "test")
     # 1. A pretrained network, all of which is trained, with linear heads.
-    backbone, source = backbone_of(cfg.MODEL)
+    backbone, dim, source = backbone_of(cfg, images)
 
     # 2. Strong views with SCAN's augmentation and a cut-out, which is 0 once normalised.
     transform = ScanTransform(flip=cfg.AUGMENT.FLIP, fill=preprocess_of(cfg, images).mean)
 
     # 3. Neighbours agree on few, confident, balanced clusters.
-    form = Form(backbone, backbone.dim, transform, cosine=False, source=source)
+    form = Form(backbone, dim, transform, cosine=False, source=source)
     train(cfg, call, form, images, test)
 
 

@@ -163,6 +163,29 @@ def has_average(checkpoint: dict[str, Any]) -> bool:
     return any(isinstance(checkpoint.get(key), dict) for key in WEIGHTS["ema"])
 
 
+def resumable(
+    content: dict[str, Any], path: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """The weights of a training that is to go on, and their average if it has one.
+
+    Names stay as they are, but for the ``module.`` that parallel training leaves.
+
+    Raises
+    ------
+    InputError
+        A file of something else.
+    """
+    found = []
+    for keys in WEIGHTS.values():
+        states = [content[key] for key in keys if isinstance(content.get(key), dict)]
+        found.append(
+            {k.removeprefix("module."): v for k, v in states[0].items()} if states else None
+        )
+    if found[0] is None:
+        raise InputError(f"{path} is no checkpoint of a training; give one with its weights")
+    return found[0], found[1]
+
+
 def load_weights(
     network: nn.Module, weights: dict[str, Tensor], *, dropped: Sequence[str] = (), where: str
 ) -> None:

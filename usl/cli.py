@@ -47,10 +47,13 @@ class Call:
         Its file name.
     command : str
         What to type to call it again.
+    words : tuple of str
+        Its path and its arguments.
     """
 
     script: str
     command: str
+    words: tuple[str, ...] = ()
 
 
 def call_of(script: str, argv: Sequence[str] | None = None) -> Call:
@@ -61,7 +64,7 @@ def call_of(script: str, argv: Sequence[str] | None = None) -> Call:
     command = f"cd {path.parent.name} && python {shlex.join([path.name, *words])}"
     if folder != path.parent:
         command = f"cd {shlex.quote(str(folder))} && python {shlex.join([str(path), *words])}"
-    return Call(path.name, command)
+    return Call(path.name, command, (str(path), *words))
 
 
 def choose_device(name: str) -> torch.device:

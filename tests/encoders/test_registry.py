@@ -38,6 +38,9 @@ def weights(tmp_path_factory):
     torch.save({"state_dict": MocoEncoder().state_dict()}, folder / "moco.pth")
     make_cld_checkpoint(folder / "cld.pth")
     names = {"SmallResNet": "small.pth", "ResNet18": "cld.pth", "resnet50": "moco.pth"}
+    names["SimCLRv2"] = "r14_0.125x_sk1.pth"
+    simclr = random_statistics(new_network("SimCLRv2", 0, 0, cld=False, size="r14_0.125x_sk1"))
+    save_encoder(folder / names["SimCLRv2"], simclr, cld=False)
     for name in NAMES[-3:]:
         library, _, inner = name.partition("/")
         build = timm.create_model if library == "timm" else torchvision.models.get_model
@@ -49,7 +52,7 @@ def weights(tmp_path_factory):
 def request_of(name, images, paths, **options):
     path = paths.get(name)
     checkpoint = (lambda: path) if path else None
-    transform = "" if "/" in name else "CLD-cifar10"
+    transform = "" if "/" in name or name == "SimCLRv2" else "CLD-cifar10"
     return Request(images=images, transform=transform, checkpoint=checkpoint, **options)
 
 
@@ -86,11 +89,13 @@ def test_whatever_changes_features_changes_the_source(name, weights, tmp_path):
         assert one.source != two.source
         return
     state = torch.load(weights[name])
-    changed = state.get("model", state.get("state_dict", state))
+    changed = next((state[k] for k in ("model", "state_dict", "head") if k in state), state)
     first = next(key for key, value in changed.items() if value.is_floating_point())
     changed[first] += 0.1
-    torch.save(state, tmp_path / "other.pth")
-    two = build_encoder(name, request_of(name, images, {name: tmp_path / "other.pth"}))
+    # SimCLRv2's sizes are in its names.
+    other = tmp_path / weights[name].name
+    torch.save(state, other)
+    two = build_encoder(name, request_of(name, images, {name: other}))
     three = build_encoder(name, request_of(name, images, weights, output="backbone"))
     assert one.source != two.source and one.source != three.source
 

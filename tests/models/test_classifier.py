@@ -9,7 +9,7 @@ from usl.models.classifier import Classifier
 def test_cld_logits_are_those_of_an_ordinary_layer_scaled_to_length_1():
     backbone = small_backbone()
     torch.manual_seed(3)
-    classifier = Classifier(backbone, 7, cld=True)
+    classifier = Classifier(backbone, backbone.dim, 7, cld=True)
     torch.manual_seed(3)
     layer = torch.nn.Linear(backbone.dim, 7)
     assert torch.equal(classifier.linear.weight, layer.weight)
@@ -23,7 +23,7 @@ def test_cld_logits_are_those_of_an_ordinary_layer_scaled_to_length_1():
 
 def test_plain_logits_are_a_linear_layer_on_the_backbone():
     backbone = small_backbone()
-    classifier = Classifier(backbone, 7)
+    classifier = Classifier(backbone, backbone.dim, 7)
     x = torch.randn(5, 3, 32, 32)
     expected = backbone(x) @ classifier.linear.weight.T + classifier.linear.bias
     torch.testing.assert_close(classifier(x), expected)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,12 @@ COLUMNS = [
     "last20",
     "accuracy_raw",
 ]
+
+
+def classes_like(count):
+    """Images of so many classes."""
+    images = tiny_images(10)
+    return replace(images, classes=tuple(map(str, range(count))))
 
 
 @pytest.mark.parametrize("network", [WideResNet(10, 1, 3), small()], ids=["wide", "small"])
@@ -186,7 +193,7 @@ def test_answers_of_a_person_and_a_pretrained_network(cifar, encoder, script, tm
     assert trial.labelled.indices.tolist() == list(range(9, 21))
     assert trial.labelled.labels.tolist() == [i % 4 for i in range(9, 21)]
     # It starts with the encoder's weights and a linear layer of its own, anew for each seed.
-    build = network_of(cfg.MODEL, 10)
+    build = network_of(cfg, images)
     network, expected = build(), torch.load(encoder)
     for name, weights in network.backbone.state_dict().items():
         assert torch.equal(weights, expected[f"backbone.{name}"]), name
@@ -219,11 +226,11 @@ def test_a_network_from_scratch_by_its_name():
         (("MODEL.ARCH", "ResNet18"), (512, 64)),
         (("MODEL.ARCH", "SmallResNet", "MODEL.DEPTH", 10, "MODEL.WIDTH", 2), (64, 2)),
     ):
-        network = network_of(settings(FIXMATCH, "--opts", *options).MODEL, 7)()
+        network = network_of(settings(FIXMATCH, "--opts", *options), classes_like(7))()
         assert network.linear.weight.shape == (7, kind[0])
         assert len(network.backbone.conv1.weight) == kind[1]
-    cfg = settings(FIXMATCH, "--opts", "MODEL.WIDTH", 8, "MODEL.DEPTH", 10).MODEL
-    assert network_of(cfg, 100)().fc.weight.shape == (100, 512)
+    cfg = settings(FIXMATCH, "--opts", "MODEL.WIDTH", 8, "MODEL.DEPTH", 10)
+    assert network_of(cfg, classes_like(100))().fc.weight.shape == (100, 512)
 
 
 def test_a_batch_that_cannot_be_split_over_processes(cifar, script, tmp_path, monkeypatch):

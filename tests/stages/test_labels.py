@@ -15,6 +15,7 @@ from usl.data.datasets import ImageDataset, open_dataset
 from usl.lists.read import read_labelled
 from usl.selectors.random import random_picks
 from usl.stages.evaluation import _selector_of
+from usl.stages.finetune import finetune_defaults
 from usl.stages.labels import compare_counts, read_labels, say_remarks
 
 SIZES = {
@@ -76,7 +77,7 @@ def test_class_counts_on_real_cifar(dataset, folder):
     images = open_dataset(dataset, ROOT / "data")
     published = json.loads((RELEASED / "class_counts.json").read_text())
     for name in (name for name in SIZES if name.startswith(f"{dataset}_")):
-        found = read_labels(str(RELEASED / f"{name}.csv"), "KEY", images, seed=0, budget=0)
+        found = labels_of(RELEASED / f"{name}.csv", images=images)
         assert found.counts(len(images.classes)) == published[name], name
 
 
@@ -87,9 +88,9 @@ def test_other_class_counts_than_the_published_ones_are_remarked():
     labels[listed("cifar10_usl_seed1")] = np.repeat(np.arange(10), counts)
     images = np.zeros((50000, 1, 1, 1), np.uint8)
     data = ImageDataset("cifar10", "train", images, labels, tuple("abcdefghij"))
-    assert read_labels(str(path), "KEY", data, seed=0, budget=0).remarks == ()
+    assert labels_of(path, images=data).remarks == ()
     labels[3301] = 9
-    (remark,) = read_labels(str(path), "KEY", data, seed=0, budget=0).remarks
+    (remark,) = labels_of(path, images=data).remarks
     assert remark.startswith("its class counts are not those published with it")
     # A list of one's own is compared with nothing.
     own = read_labelled(path, data)
@@ -102,9 +103,8 @@ def path_of(*argv):
 
 def test_published_lists_and_draws_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    key = "FINETUNE.LABELED_INDICES_PATH"
     expected = str(RELEASED / "cifar10_usl-t.csv")
-    assert path_of("--opts", key, "released/cifar10_usl-t.csv") == expected
+    assert path_of("--opts", KEY, "released/cifar10_usl-t.csv") == expected
     config = tmp_path / "a.yaml"
     for name, found in (
         ("released/cifar10_usl-t.csv", expected),
@@ -114,17 +114,22 @@ def test_published_lists_and_draws_by_name_from_anywhere(tmp_path, monkeypatch):
     ):
         config.write_text(yaml.safe_dump({"FINETUNE": {"LABELED_INDICES_PATH": name}}))
         assert path_of("--cfg", str(config)) == found
-    assert path_of("--opts", key, "slice12") == "slice12"
+    assert path_of("--opts", KEY, "slice12") == "slice12"
     # Other names that begin so are files.
-    assert path_of("--opts", key, "slice") == str(tmp_path / "slice")
-    assert path_of("--opts", key, "slice1.csv") == str(tmp_path / "slice1.csv")
+    assert path_of("--opts", KEY, "slice") == str(tmp_path / "slice")
+    assert path_of("--opts", KEY, "slice1.csv") == str(tmp_path / "slice1.csv")
     config.write_text("SAVE_DIR: slice1\nRUN_NAME: r")
     cfg = settings(FINETUNE, "--cfg", config)
     assert str(ROOT / "semisup-simclrv2-cld" / "slice1" / "r") == cfg.RUN_DIR
 
 
-def labels_of(name, seed=0, budget=4):
-    return read_labels(str(name), "KEY", pets(), seed=seed, budget=budget)
+KEY = "FINETUNE.LABELED_INDICES_PATH"
+
+
+def labels_of(name, seed=0, budget=4, images=None):
+    cfg = finetune_defaults()
+    cfg.FINETUNE.LABELED_INDICES_PATH, cfg.FINETUNE.NUM_LABELED = str(name), budget
+    return read_labels(cfg, "FINETUNE", images or pets(), seed=seed)
 
 
 def test_seeds_in_names(tmp_path):
@@ -142,7 +147,7 @@ def test_seeds_in_names(tmp_path):
 def test_lists_in_the_repository_are_named_from_its_root():
     images = np.zeros((50000, 1, 1, 1), np.uint8)
     data = ImageDataset("cifar10", "train", images, np.zeros(50000, np.int64), tuple("abcdefghij"))
-    found = read_labels(str(RELEASED / "cifar10_usl-t.csv"), "KEY", data, seed=0, budget=0)
+    found = labels_of(RELEASED / "cifar10_usl-t.csv", images=data)
     assert found.name == "selective_labeling/released/cifar10_usl-t.csv"
 
 
@@ -178,7 +183,8 @@ def test_a_list_that_is_not_there(name, tmp_path):
     with pytest.raises(InputError) as error:
         labels_of(tmp_path / name)
     text = str(error.value)
-    start = f"there is no list of labelled images (KEY); put {name.rpartition('/')[2]} in one of"
+    file = name.rpartition("/")[2]
+    start = f"there is no list of labelled images ({KEY}); put {file} in one of"
     assert text.startswith(start) and str(tmp_path / name) in text and "\n" not in text
     assert all(advice in text for advice in MISSING[name])
     assert ("or " in text.partition("tried: ")[2]) == bool(MISSING[name])
@@ -188,7 +194,10 @@ def test_a_folder_and_nothing_are_no_lists(tmp_path):
     (tmp_path / "x.csv").mkdir()
     with pytest.raises(InputError, match="x.csv is a folder, and a file is needed; put x.csv in"):
         labels_of(tmp_path / "x.csv")
-    with pytest.raises(InputError, match="KEY is empty; give a .npy or .csv of labelled images"):
+    with pytest.raises(
+        InputError,
+        match=f"{KEY} is empty; give a .npy or .csv of labelled images",
+    ):
         labels_of("")
 
 

@@ -9,7 +9,8 @@ from usl.augment.views import Views
 from usl.models.classifier import Classifier
 from usl.stages.fixmatch import fixmatch_defaults
 from usl.stages.training import sgd as stage_sgd
-from usl.training.fixmatch import FixMatch, exporting, fixmatch_step
+from usl.training.fixmatch import FixMatch, FixMatchViews, fixmatch_step
+from usl.training.layouts import REST, exporting, fixmatch_layout
 from usl.training.loop import Plan, fit
 
 DATA = tiny_images(30)
@@ -17,11 +18,14 @@ CHOSEN = torch.tensor([3, 8, 1, 22, 17])
 LABELLED = labelled(DATA, *CHOSEN.tolist())
 # What the files of FixMatch-pytorch hold.
 LAYOUT = {"epoch", "state_dict", "ema_state_dict", "acc", "best_acc", "optimizer", "scheduler"}
+# And what this project needs beside to go on from them.
+LAYOUT |= set(REST)
 OPTIONS = FixMatch(labelled=4, mu=3, threshold=0.4)
 
 
 def small(seed=0):
-    return Classifier(small_backbone(seed), 3)
+    backbone = small_backbone(seed)
+    return Classifier(backbone, backbone.dim, 3)
 
 
 def images_of(calls):
@@ -46,6 +50,13 @@ def probe(network):
         return {"accuracy": network(x.to(next(network.parameters()).dtype)).std().item()}
 
 
+def batches_of(views, options=OPTIONS, labelled=LABELLED, *, steps, seed=5):
+    """The views of each step, with the transforms of 32 pixels."""
+    return FixMatchViews(
+        views, WeakTransform(), RandAugmentTransform(), labelled, options, seed=seed, steps=steps
+    )
+
+
 def train(
     folder=None, *, network=None, views=None, options=OPTIONS, die_at=None, spoil_at=None,
     per_epoch=3, compiled=False, evaluate=probe, after_step=None, **plan,
@@ -59,17 +70,15 @@ def train(
             "ema": 0.9, "seed": 5,
         } | plan
     )  # fmt: skip
-    make = fixmatch_step(
-        tiny_views() if views is None else views, WeakTransform(), RandAugmentTransform(), LABELLED,
-        options, seed=5, steps=per_epoch, compiled=compiled,
-    )  # fmt: skip
+    batches = batches_of(tiny_views() if views is None else views, options, steps=per_epoch)
+    make = fixmatch_step(batches, compiled=compiled)
     if folder is not None:
         folder.mkdir(exist_ok=True)
     return fit(
         network, disturbed(make, die_at=die_at, spoil_at=spoil_at), sgd(network), plan,
         images=per_epoch * batch, device=CPU,
         folder=folder, evaluate=evaluate, after_step=after_step,
-        export=exporting(folder, lr=plan.lr) if folder else None,
+        export=exporting(folder, fixmatch_layout(plan.lr)) if folder else None,
     )  # fmt: skip
 
 

@@ -10,7 +10,17 @@ import torch
 from helpers import CPU, preprocess
 from oracles.networks import wide_resnet_logits
 from torch.nn import functional as F
-from toys.fixmatch import CHOSEN, DATA, LABELLED, images_of, sgd, small, tiny_views, train
+from toys.fixmatch import (
+    CHOSEN,
+    DATA,
+    LABELLED,
+    batches_of,
+    images_of,
+    sgd,
+    small,
+    tiny_views,
+    train,
+)
 
 from usl import InputError
 from usl.augment.randaugment import RandAugmentTransform, WeakTransform
@@ -158,9 +168,7 @@ def test_two_steps_equal_the_oracle():
     weights = {k: v.detach().clone().requires_grad_() for k, v in network.named_parameters()}
     views = tiny_views(torch.float64)
     options = FixMatch(labelled=4, mu=3, threshold=0.55, temperature=0.8, weight=0.5)
-    make = fixmatch_step(
-        views, WeakTransform(), RandAugmentTransform(), LABELLED, options, seed=5, steps=2
-    )
+    make = fixmatch_step(batches_of(views, options, steps=2))
     plan = Plan(epochs=0, steps=10, stop=2, batch_size=12, lr=0.05, schedule="fixmatch", seed=2)
     trained = fit(
         network, make, sgd(network, WEIGHT_DECAY=0.05), plan, images=24, device=CPU
@@ -234,9 +242,7 @@ def test_few_labels_are_repeated_and_the_repeated_list_is_shuffled():
     views = tiny_views()
     two = Labelled("list", CHOSEN[:2], LABELLED.labels[:2])
     options = FixMatch(labelled=4, mu=3)
-    make = fixmatch_step(
-        views, WeakTransform(), RandAugmentTransform(), two, options, seed=5, steps=5
-    )
+    make = fixmatch_step(batches_of(views, options, two, steps=5))
     step = make(small())
     for number in range(10):
         step(torch.arange(12), 0, number)
@@ -254,10 +260,7 @@ def test_few_labels_are_repeated_and_the_repeated_list_is_shuffled():
 def test_more_unlabelled_images_than_there_are():
     options = FixMatch(labelled=11, mu=3)
     with pytest.raises(InputError, match="a step takes 33 unlabelled images, .* there are 30"):
-        fixmatch_step(
-            tiny_views(), WeakTransform(), RandAugmentTransform(), LABELLED, options,
-            seed=5, steps=2,
-        )  # fmt: skip
+        batches_of(tiny_views(), options, steps=2)
 
 
 def test_weak_and_strong_views_are_drawn_independently():
@@ -325,16 +328,9 @@ def test_it_learns_from_images_without_labels():
     labelled = Labelled("list", chosen, torch.from_numpy(labels)[chosen])
     views = Views(data, preprocess(data), device=CPU)
     network = small()
-    make = fixmatch_step(
-        views,
-        WeakTransform(),
-        RandAugmentTransform(),
-        labelled,
-        FixMatch(labelled=6, mu=3),
-        seed=0,
-        steps=10,
-    )
-    plan = Plan(epochs=10, batch_size=18, lr=0.1, schedule="fixmatch")
+    options = FixMatch(labelled=6, mu=3)
+    make = fixmatch_step(batches_of(views, options, labelled, steps=10, seed=0))
+    plan = Plan(epochs=16, batch_size=18, lr=0.1, schedule="fixmatch")
     metrics = fit(network, make, sgd(network), plan, images=180, device=CPU).metrics
     assert metrics["mask"].iloc[-1] > metrics["mask"][0] + 0.2
     x = views.standard(torch.arange(60))

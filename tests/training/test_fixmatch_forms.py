@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 from helpers import in_processes
-from toys.fixmatch import LABELLED, OPTIONS, outcome, outcomes, small, tiny_views, train
+from toys.fixmatch import batches_of, outcome, outcomes, small, tiny_views, train
 
 from usl import InputError, distributed
-from usl.augment.randaugment import RandAugmentTransform, WeakTransform
 from usl.training.fixmatch import FixMatch, fixmatch_step
 
 
@@ -41,10 +40,7 @@ def test_parts_of_two_processes_are_the_whole(monkeypatch):
         monkeypatch.setattr(distributed, "world_size", lambda: world)
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         views = tiny_views()
-        make = fixmatch_step(
-            views, WeakTransform(), RandAugmentTransform(), LABELLED, OPTIONS, seed=5, steps=2
-        )
-        step = make(small())
+        step = fixmatch_step(batches_of(views, steps=2))(small())
         for number in range(4):
             places = torch.arange(12).chunk(world)[rank]
             step(places, number // 2, number)

@@ -10,8 +10,8 @@ from toys.fixmatch import LAYOUT, sgd, small, tiny_views, train
 
 from usl import InputError
 from usl.models.wideresnet import WideResNet
-from usl.training import fixmatch, resume
-from usl.training.fixmatch import exporting
+from usl.training import layouts, resume
+from usl.training.layouts import exporting, fixmatch_layout
 
 LambdaLR = torch.optim.lr_scheduler.LambdaLR
 
@@ -58,7 +58,7 @@ def test_killed_between_two_files(whole, tmp_path, monkeypatch, file):
         return resume_replacing(path)
 
     resume_replacing = resume.replacing
-    for module in (resume, fixmatch):
+    for module in (resume, layouts):
         monkeypatch.setattr(module, "replacing", killed)
     try:
         train(tmp_path)
@@ -134,7 +134,7 @@ def test_the_names_of_the_released_network(tmp_path):
     content = {"model": weights, "ema_model": weights, "optimizer": optimizer, "epoch": 1}
     content["step"] = 2
     row = {"accuracy": 1.0, "lr": 0.1}
-    exporting(tmp_path, lr=0.03)(content | {"metrics": [row]}, row)
+    exporting(tmp_path, fixmatch_layout(0.03))(content | {"metrics": [row]}, row)
     for name in FILES[1:]:
         for key in ("state_dict", "ema_state_dict"):
             found = torch.load(tmp_path / name)[key]

@@ -22,12 +22,12 @@ from usl.data.datasets import ImageDataset
 from usl.models.classifier import Classifier
 from usl.training import supervised
 from usl.training.loop import Plan, fit
-from usl.training.supervised import supervised_step
+from usl.training.supervised import LabelledViews, supervised_step
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_what_moves(frozen):
-    network = Classifier(small_backbone(), 3, cld=True)
+    network = Classifier(small_backbone(), 64, 3, cld=True)
     if frozen:
         network.freeze_backbone()
     assert all(p.requires_grad is not frozen for p in network.backbone.parameters())
@@ -42,7 +42,7 @@ def test_what_moves(frozen):
 @pytest.mark.parametrize("cld", [True, False])
 def test_one_step_equals_the_oracle(cld):
     data = tiny_images(40)
-    network = Classifier(small_backbone(), 3, cld=cld).double()
+    network = Classifier(small_backbone(), 64, 3, cld=cld).double()
     network.freeze_backbone()
     with torch.no_grad():
         for name, buffer in network.named_parameters():
@@ -57,7 +57,7 @@ def test_one_step_equals_the_oracle(cld):
     chosen = labelled(data, 30, 4, 11)
     trained = fit(
         network,
-        supervised_step(views, MocoTransform(), chosen, seed=5),
+        supervised_step(LabelledViews(views, MocoTransform(), chosen, seed=5)),
         optimizer,
         plan,
         images=9,
@@ -99,9 +99,8 @@ def test_every_visit_of_an_image_is_another_view_whatever_the_list():
 
     def shown(*chosen):
         views = Watched(Views(data, preprocess(data), device=CPU), torch.float64)
-        step = supervised_step(views, MocoTransform(), labelled(data, *chosen), seed=5)(
-            small_backbone().double()
-        )
+        seen = LabelledViews(views, MocoTransform(), labelled(data, *chosen), seed=5)
+        step = supervised_step(seen)(small_backbone().double())
         for epoch in (0, 1):
             step(torch.arange(4 * len(chosen)), epoch, 0)
         return {
@@ -153,7 +152,7 @@ def test_training_learns_what_it_is_shown():
     for image, label in zip(stripes, data.labels, strict=True):
         image[:: label + 2] = 255
     data = ImageDataset("stripes", "train", stripes, data.labels, data.classes)
-    metrics = train(Classifier(small_backbone(), 3), epochs=8, repeats=20, data=data).metrics
+    metrics = train(Classifier(small_backbone(), 64, 3), epochs=8, repeats=20, data=data).metrics
     assert metrics["loss"].iloc[-1] < 0.5 * metrics["loss"][0]
     assert metrics["train_accuracy"].iloc[-1] > metrics["train_accuracy"][0]
 

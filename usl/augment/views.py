@@ -30,8 +30,16 @@ class ImageViews(Protocol):
     device: torch.device
     preprocess: Preprocess
 
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
     def __call__(self, transform: Any, rows: Tensor, key: Key) -> Tensor:
         """One random view of images (n,), (n, 3, H, W), by the random numbers of ``key``."""
+        ...
+
+    def prepare(self, transform: Any, rows: Tensor, key: Key) -> None:
+        """Begin to make ready what ``__call__`` will be asked for, where that takes time."""
         ...
 
     def standard(self, rows: Tensor) -> Tensor:
@@ -56,12 +64,18 @@ class Views:
         self.preprocess, self.device = preprocess, device
         self.images, self.max_value = dataset.resident(device), dataset.max_value
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def __call__(self, transform: Transform, rows: Tensor, key: Key) -> Tensor:
         """One random view of images ``rows`` (n,), int64, by the random numbers of ``key``."""
         height, width = self.images.shape[2:]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             params = transform.sample(key.to(self.device), (height, width))
             return self._normalized(transform.apply(self._levels(rows), params))
+
+    def prepare(self, transform: Transform, rows: Tensor, key: Key) -> None:
+        """Nothing: the images are on the device."""
 
     def standard(self, rows: Tensor) -> Tensor:
         """Images ``rows`` (n,), int64, as they are."""

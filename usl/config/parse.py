@@ -1,7 +1,7 @@
 """Settings from defaults, YAML files that inherit, and options of the command line.
 
 The only module that knows YACS. A stage's settings are its defaults, changed by the file that
-``BASE`` names, by the file of ``--cfg`` and by ``--opts``, in this order, then frozen.
+``BASE`` names, by the file of ``--cfg``, by flags and by ``--opts``, in this order, then frozen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import yaml
 from yacs.config import CfgNode as CfgNode
 
+from usl.config.flags import Flag, add_flags, given
 from usl.config.paths import PathSetting, find_config, get, has, is_file, resolve
 from usl.errors import InputError
 
@@ -36,6 +37,8 @@ def parse(
     script: str,
     doc: str | None = None,
     default_cfg: str | None = None,
+    flags: Sequence[Flag] = (),
+    cfg_of: Callable[[dict[str, Any]], str | None] = lambda flags: None,
     paths: Mapping[str, PathSetting] | None = None,
     optional: Collection[str] = (),
     retired: Mapping[str, str] | None = None,
@@ -54,7 +57,11 @@ def parse(
     doc : str, optional
         ``__doc__`` of the script, for ``--help``.
     default_cfg : str, optional
-        The YAML without ``--cfg``, from the script's folder.
+        The YAML without ``--cfg`` and without flags, from the script's folder.
+    flags : sequence of Flag
+        Words that fill settings; before ``--opts``, after ``--cfg``.
+    cfg_of : callable
+        Given the settings that flags fill, by their keys: the YAML without ``--cfg``, if any.
     paths : mapping of str to PathSetting, optional
         Settings that are paths, by their keys.
     optional : collection of str
@@ -84,13 +91,17 @@ def parse(
         metavar="KEY VALUE",
         help="settings that override the file",
     )
+    add_flags(parser, flags)
     arguments = parser.parse_args(argv)
+    words = list(given(arguments, flags))
     stage = Path(script).resolve().parent
     cfg = defaults
     paths = paths or {}
     for key, setting in paths.items():
         resolve(cfg, key, setting, folder=stage, stage=stage)
     name = arguments.cfg
+    if name is None and words:
+        default_cfg = cfg_of({flag.key: value for flag, value in words})
     if name is None and default_cfg is not None:
         name = str(stage / default_cfg)
     if name is not None:
@@ -102,6 +113,11 @@ def parse(
                     resolve(cfg, key, setting, folder=stage, stage=stage)
     # What is dumped beside the outputs stands alone.
     cfg.BASE = ""
+    for flag, value in words:
+        if flag.key:
+            merge(cfg, _nested(flag.key, value), source=flag.names[-1], owners=owners)
+        if flag.key in paths:
+            resolve(cfg, flag.key, paths[flag.key], folder=Path.cwd(), stage=stage)
     opts = arguments.opts
     if len(opts) % 2:
         raise InputError(f"--opts {' '.join(opts)}: give pairs of KEY VALUE")

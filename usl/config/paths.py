@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,11 @@ def find_config(name: str, stage: Path) -> Path:
     raise InputError(f"{_what_is_there(places) or f'there is no config {name}'}; tried {tried}")
 
 
-def find_input(path: str, what: str, *, advice: str = "") -> Path:
+def find_input(path: str, what: str, *, advice: str = "", others: Sequence[Path] = ()) -> Path:
     """Look for an input file where people of the original have it.
 
-    As given; then, for a path below a stage's ``pretrained``, in every stage's ``pretrained`` and
-    at the repository root, where the original's ``tar`` commands leave it.
+    As given; at ``others``; then, for a path below a stage's ``pretrained``, in every stage's
+    ``pretrained`` and at the repository root, where the original's ``tar`` commands leave it.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ def find_input(path: str, what: str, *, advice: str = "") -> Path:
         For the error: what it is, and which setting names it.
     advice : str
         For the error: what else can be done, beginning with "or".
+    others : sequence of Path
+        Where else the file may be.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def find_input(path: str, what: str, *, advice: str = "") -> Path:
         It is nowhere; every place tried is listed.
     """
     given = Path(path)
-    places = [given]
+    places = [given, *others]
     for folder in given.parents:
         if folder.name == "pretrained":
             root, rest = folder.parent, given.relative_to(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +44,11 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, start: int, stop: int) -> ImageDataset:
+        """Images ``start`` to ``stop`` as a data set."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return replace(self, images=self.images[start:stop], labels=labels)
 
     def native(self, start: int, stop: int) -> Tensor:
         """Images as they are: (n, C, H, W), float32 in [0, 1]."""

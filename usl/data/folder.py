@@ -6,15 +6,13 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from usl.data.archive import Archive
 from usl.data.decode import read_image
@@ -76,6 +74,11 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def part(self, start: int, stop: int) -> FolderDataset:
+        """Images ``start`` to ``stop`` as a data set."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return replace(self, paths=self.paths[start:stop], labels=labels)
 
     def each(
         self,
@@ -301,12 +304,6 @@ def _check_classes(folder: Path, classes: Sequence[str], train: Path) -> None:
         raise InputError(
             f"class folder {odd} is in one of {folder} and {train} only; give both the same"
         )
-
-
-def as_floats(images: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Tensor:
-    """Images (H, W, 3), uint8, as a batch (n, 3, H, W), float32 in [0, 1]."""
-    levels = torch.from_numpy(np.stack(images)).to(device)
-    return levels.permute(0, 3, 1, 2).float() / 255
 
 
 def in_threads(

@@ -22,6 +22,7 @@ from usl.models.resnet_cifar import (
     small_resnet,
 )
 from usl.models.resnet_imagenet import MocoEncoder, PretextImageNet
+from usl.models.simclrv2 import SimclrEncoder
 
 NETWORKS = ("ResNet18", "SmallResNet")
 # What follows the backbone in the layouts that are read.
@@ -151,7 +152,7 @@ def new_cifar_network(arch: str, width: int, depth: int, *, cld: bool) -> nn.Mod
 
 
 def save_encoder(path: Path, network: nn.Module, *, cld: bool, half: bool = False) -> None:
-    """Write a pretrained network in the layout of CLD's, or else SCAN's pretext checkpoints.
+    """Write a pretrained network in the layout of CLD's, SimCLRv2's, or SCAN's pretext checkpoints.
 
     With ``half`` floating-point weights are float16; they load like any others.
     """
@@ -159,7 +160,14 @@ def save_encoder(path: Path, network: nn.Module, *, cld: bool, half: bool = Fals
         name: value.cpu().half() if half and value.is_floating_point() else value.cpu()
         for name, value in network.state_dict().items()
     }
-    content = {"model": {f"module.{k}": v for k, v in weights.items()}} if cld else weights
+    content: dict[str, Any] = weights
+    if cld:
+        content = {"model": {f"module.{k}": v for k, v in weights.items()}}
+    elif isinstance(network, SimclrEncoder):
+        content = {"resnet": {}, "head": {}}
+        for name, value in weights.items():
+            part, _, inner = name.partition(".")
+            content[part][inner] = value
     with replacing(path) as file:
         torch.save(content, file)
 

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from usl.artifacts import fingerprint
 from usl.data.datasets import AnyDataset
-from usl.encoders.checkpoints import NETWORKS, load_encoder, new_cifar_network
+from usl.encoders.checkpoints import (
+    NETWORKS,
+    Backbone,
+    load_backbone,
+    load_encoder,
+    new_cifar_network,
+)
 from usl.encoders.library import LibraryNetwork, Scaled, load_library
 from usl.encoders.pixels import Pixels, mean_image
 from usl.encoders.preprocess import (
@@ -25,13 +32,19 @@ from usl.encoders.preprocess import (
     preprocess_named,
     sizes_for,
 )
+from usl.encoders.simclrv2 import load_simclrv2, size_of
 from usl.encoders.timm import CLIP, clip_network, timm_names, timm_network
 from usl.encoders.torchvision import torchvision_names, torchvision_network
 from usl.errors import InputError
 from usl.models.resnet_cifar import EMBEDDING, Pretext
+from usl.models.resnet_imagenet import MocoEncoder
+from usl.models.simclrv2 import SimclrEncoder
 
 # Side of what ``pixels`` sees of image files.
 PIXELS = 32
+SIMCLRV2 = "SimCLRv2"
+# Largest side of images that a new SimCLRv2 network takes for small ones.
+SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,8 @@ class Request:
         Width before the head that the caller expects.
     weights : {"model", "ema"}
         Which weights of a checkpoint that has several.
+    size : str
+        Of a SimCLRv2 network, where the name of its checkpoint does not say it.
     trust : bool
         Load checkpoints that could run code.
     skip_unreadable : bool
@@ -98,6 +113,7 @@ class Request:
     output: str = "head"
     backbone_dim: int | None = None
     weights: str = "model"
+    size: str = ""
     trust: bool = False
     skip_unreadable: bool = False
 
@@ -119,6 +135,48 @@ def build_encoder(name: str, request: Request) -> Encoder:
         _library(name)
         build = _from_library
     return build(name, request)
+
+
+def build_backbone(name: str, request: Request) -> tuple[nn.Module, int, dict[str, str]]:
+    """The pretrained network of an encoder, to be trained on: what its head sees, as it comes.
+
+    Returns
+    -------
+    network : nn.Module
+        Images to features (n, dim).
+    dim : int
+    source : dict of str to str
+        As :class:`Encoder` has it.
+
+    Raises
+    ------
+    InputError
+        As :func:`build_encoder`; or an encoder that is no network.
+    """
+    if name == "pixels":
+        raise InputError("`architecture` is pixels; choose an encoder that is a network")
+    if name in NETWORKS and request.checkpoint is not None:
+        path = request.checkpoint()
+        backbone = load_backbone(
+            path,
+            name,
+            backbone_dim=request.backbone_dim,
+            weights=request.weights,
+            trust=request.trust,
+        )
+        return backbone, backbone.dim, _source(name, request, path)
+    encoder = build_encoder(name, replace(request, output="backbone"))
+    network: Any = encoder.network
+    if isinstance(network, Backbone):
+        network = network.encoder
+    if isinstance(network, MocoEncoder):
+        parts = [part for name, part in network.named_children() if name != "fc"]
+        network = nn.Sequential(*parts, nn.Flatten())
+    elif isinstance(network, Pretext):
+        network = network.backbone
+    elif isinstance(network, SimclrEncoder):
+        network = network.resnet
+    return network, encoder.dim, encoder.source
 
 
 def saved_as_it_comes(name: str) -> bool:
@@ -149,21 +207,28 @@ def preprocess_for(name: str, request: Request) -> Preprocess:
         parts = _outline(name, request.side)
         _check_transform(name, request, parts.preprocess)
         return parts.preprocess
+    if name == SIMCLRV2:
+        return _simclrv2_preprocess(request)
     return preprocess_named(request.transform, request.images, side=request.side)
 
 
-def new_network(name: str, width: int, depth: int, *, cld: bool, side: int = 0) -> nn.Module:
+def new_network(
+    name: str, width: int, depth: int, *, cld: bool, side: int = 0, size: str = ""
+) -> nn.Module:
     """An untrained network with the head, or for CLD the two heads, of pretraining.
 
     Parameters
     ----------
     name : str
-        ResNet18 or SmallResNet, or a network of timm or torchvision, which CLD does not take.
+        ResNet18 or SmallResNet; or SimCLRv2, or a network of timm or torchvision, which CLD does
+        not take.
     width, depth : int
         Of the small ResNet; see :func:`usl.models.resnet_cifar.small_resnet`.
     cld : bool
     side : int
-        Of the square that a library's network is shown; 0: its own.
+        Of the square that the network is shown; 0: its own.
+    size : str
+        Of a SimCLRv2 network. For images of at most 64 pixels it has the stem of small images.
 
     Raises
     ------
@@ -172,6 +237,8 @@ def new_network(name: str, width: int, depth: int, *, cld: bool, side: int = 0) 
     """
     if name in NETWORKS:
         return new_cifar_network(name, width, depth, cld=cld)
+    if name == SIMCLRV2 and not cld:
+        return SimclrEncoder(size_of(size), small_images=0 < side <= SMALL)
     if name in ENCODERS or cld:
         raise InputError(
             f"`architecture` {name!r} is not trained here{' with CLD' if cld else ''}; choose "
@@ -269,6 +336,26 @@ def _from_checkpoint(name: str, request: Request) -> Encoder:
     return Encoder(network, preprocess, network.out_dim, False, _source(name, request, path))
 
 
+def _simclrv2(name: str, request: Request) -> Encoder:
+    preprocess = _simclrv2_preprocess(request)
+    if request.checkpoint is None:
+        raise InputError(f"encoder {name} needs a `checkpoint`; give one, such as r50_1x_sk0.pth")
+    path = request.checkpoint()
+    encoder = load_simclrv2(path, size=request.size, trust=request.trust)
+    if request.backbone_dim not in (None, encoder.dim):
+        raise InputError(f"`backbone_dim` is {request.backbone_dim}, {path} has {encoder.dim}")
+    network: Any = Backbone(encoder) if request.output == "backbone" else encoder
+    source = _source(name, request, path)
+    return Encoder(network.eval(), preprocess, network.out_dim, False, source)
+
+
+def _simclrv2_preprocess(request: Request) -> Preprocess:
+    """Pixels from 0 to 1 as they are, resized with bicubic interpolation (the paper's)."""
+    preprocess = Preprocess(*sizes_for(request.images, request.side), interpolation="bicubic")
+    check_agreement(request.transform, preprocess, SIMCLRV2)
+    return preprocess
+
+
 def _from_library(name: str, request: Request) -> Encoder:
     return _loaded(name, request, _library(name)(side=request.side))
 
@@ -309,6 +396,7 @@ OWN = {
     "ResNet18": (str(EMBEDDING), "32"),
     "SmallResNet": (str(EMBEDDING), "32"),
     "resnet50": (str(EMBEDDING), str(SIDE)),
+    SIMCLRV2: (str(EMBEDDING), f"{SIDE}, or its images'"),
     "pixels": ("all pixels", f"its own, of files at most {PIXELS}"),
 }
 # By name: ``f(name, request)``, which builds the encoder. Beside these the names of timm and
@@ -317,6 +405,7 @@ ENCODERS: dict[str, Callable[[str, Request], Encoder]] = {
     "ResNet18": _from_checkpoint,
     "SmallResNet": _from_checkpoint,
     "resnet50": _from_checkpoint,
+    SIMCLRV2: _simclrv2,
     "pixels": _pixels,
     **dict.fromkeys(CLIP, _clip),
 }

@@ -25,7 +25,7 @@ from usl.selectors.by_cluster import stratified_picks
 # Items that an error lists before it counts the rest.
 SHOWN = 12
 # Columns of answers, and columns that name an image file, in small letters.
-ANSWERS = ("Label", "LabelName", "LabelIndex")
+ANSWERS = ("Label", "LabelName", "LabelIndex", "Pseudolabel")
 WHOLE = re.compile(r"\d{1,9}")
 NAMES = ("imageid", "path", "file", "filename", "file_name", "image", "image_path")
 
@@ -71,8 +71,9 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
     ----------
     path : Path
         ``.npy``: indices, (B,) integers. ``.csv``: a column ``Index``; with a column ``Label`` its
-        answers, numbers or names of classes, replace the data set's; ``LabelIndex`` holds numbers
-        only and ``LabelName`` names only, for classes whose names are numbers. Whatever else names
+        answers, numbers or names of classes, replace the data set's; ``LabelIndex`` and USL-T's
+        ``Pseudolabel`` hold numbers only and ``LabelName`` names only, for classes whose names are
+        numbers. Whatever else names
         an image (``ImageID``, ``path``, ``file``, …) must agree with the data set. Or an export of
         Label Studio or CVAT, see :func:`usl.lists.answers.read_answers`.
     images : ImageDataset or FolderDataset
@@ -350,7 +351,8 @@ def _classes_of(
         # Nobody has said which there are.
         numbers = {a: int(a) for _, a in answers if a.isdecimal() and len(a) < 10}
         advice = "a whole number from 0 on"
-    readings = {"Label": (names, numbers), "LabelName": (names,), "LabelIndex": (numbers,)}[column]
+    known = {"Label": (names, numbers), "LabelName": (names,)}
+    readings = known.get(column, (numbers,))
     for line, answer in answers:
         if not any(answer in reading for reading in readings):
             raise InputError(

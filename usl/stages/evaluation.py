@@ -1,6 +1,7 @@
 """What labelled images are worth: one training for each seed, tested, compared and reported.
 
-Fine-tuning and FixMatch differ by their :class:`Method`; the loop over trials is one.
+Fine-tuning on CIFAR or ImageNet and FixMatch differ by their :class:`Method`; the loop over trials
+is one.
 """
 
 from __future__ import annotations
@@ -13,30 +14,54 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from usl import distributed
-from usl.augment.views import Views
+from usl.artifacts import fingerprint
+from usl.augment.views import ImageViews
+from usl.checkpoints import load_weights, read_checkpoint, resumable
 from usl.cli import Call, choose_device
 from usl.config.parse import CfgNode
-from usl.data.datasets import ImageDataset
+from usl.data.datasets import AnyDataset
 from usl.distributed import is_main
+from usl.errors import InputError
 from usl.lists.read import Labelled
 from usl.lists.write import selector_of
 from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run
-from usl.stages.inputs import begin, open_in_memory, preprocess_of, views_of
+from usl.stages.inputs import begin, open_images, preprocess_of, views_of
 from usl.stages.labels import say_remarks
 from usl.stages.paths import SLICE
-from usl.stages.training import training_folder, training_settings
+from usl.stages.training import resume_of, training_folder, training_settings
+from usl.training.layouts import Layout, exporting
 from usl.training.loop import Plan, Step, Trained, fit
+from usl.training.resume import CHECKPOINT
 from usl.training.supervised import AccuracyEvaluator
 
 
-def open_splits(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
-    """The training and test images of the DATASET settings, which must stay in memory."""
-    return open_in_memory(cfg, "train"), open_in_memory(cfg, "test")
+def add_evaluation(c: CfgNode) -> CfgNode:
+    """Settings of stages that say what labelled images are worth."""
+    # Train nothing and write nothing: test the checkpoint of RESUME, or else RUN_DIR's.
+    c.EVAL_ONLY = False
+    return c
+
+
+def open_splits(cfg: CfgNode) -> tuple[AnyDataset, AnyDataset]:
+    """The training and test images of the DATASET settings.
+
+    Raises
+    ------
+    InputError
+        The images have no classes, so that nothing can be tested.
+    """
+    train = open_images(cfg, "train")
+    if train.labels is None:
+        raise InputError(
+            f"the images of {train.name} have no labels, so accuracy cannot be tested; put them in "
+            "one folder a class, below train and val"
+        )
+    return train, open_images(cfg, "test")
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,12 @@ class Trial:
     images: int
 
 
+# Classes whose accuracies are printed and in the report; of more they are in the file alone.
+SHOWN = 100
+PER_CLASS = "per_class.csv"
+Prepare = Callable[[Tensor, int, int], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """How to train on labelled images.
@@ -67,27 +98,39 @@ class Method:
     network : callable
         Builds the network of a trial, new or pretrained; called right after ``torch.manual_seed``.
     step : callable
-        Given the views of the training images and the trial, returns what makes its step; see
-        :func:`usl.training.loop.fit`.
+        Given the views of the training images and the trial, returns what makes its step and what
+        prepares the next one; see :func:`usl.training.loop.fit`.
     optimizer : callable
         Given the network.
     test_batch : int
         Images that are tested at once.
+    section : str
+        Of the settings that name the labelled images.
     last : int
         How many of the last tests are averaged too; 0: none.
+    top5 : bool
+        Also test whether the right class is among the five most probable.
+    whole : bool
+        Random views are crops of the image as it is, not as it is resized for tests.
     check : callable
         Raises InputError where so many processes cannot train; called when they are there.
-    export : callable, optional
-        Given the trial's folder, returns what writes its checkpoints in another layout.
+    layout : callable, optional
+        Given the trial, returns the layout that its checkpoints are also written in.
+    name : str
+        Of those checkpoints.
     """
 
     network: Callable[[], nn.Module]
-    step: Callable[[Views, Trial], Callable[[nn.Module], Step]]
+    step: Callable[[ImageViews, Trial], tuple[Callable[[nn.Module], Step], Prepare]]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     test_batch: int
+    section: str = "FINETUNE"
     last: int = 0
+    top5: bool = False
+    whole: bool = False
     check: Callable[[], None] = lambda: None
-    export: Callable[[Path], Callable[[dict[str, Any], dict[str, float]], None]] | None = None
+    layout: Callable[[Trial], Layout] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +160,12 @@ class Outcome:
     last: int = 0
 
     @property
+    def top5(self) -> float | None:
+        """At the end, in percent: the right class is among the five most probable, if asked."""
+        top5 = self.metrics.get("top5")
+        return None if top5 is None else float(top5.iloc[-1])
+
+    @property
     def accuracy(self) -> float:
         """At the end, in percent."""
         return float(self.metrics["accuracy"].iloc[-1])
@@ -138,7 +187,7 @@ def evaluate(
     call: Call,
     method: Method,
     trials: Sequence[Trial],
-    splits: tuple[ImageDataset, ImageDataset],
+    splits: tuple[AnyDataset, AnyDataset],
     *,
     title: str,
     facts: dict[str, Any],
@@ -160,13 +209,14 @@ def evaluate(
         For the record: what the training starts from.
     """
     train, test = splits
-    with distributed.processes(choose_device(cfg.DEVICE)) as device:
+    device, backend = choose_device(cfg.DEVICE), cfg.get("DIST", {}).get("BACKEND", "")
+    with distributed.processes(device, backend=backend) as device:
         method.check()
         for trial in trials:
             trial.plan.check(trial.images)
-        preprocess, views = preprocess_of(cfg, train), views_of(cfg, train, device=device)
-        assert isinstance(views, Views)
-        run = begin(cfg, call)
+        preprocess = preprocess_of(cfg, train)
+        views = views_of(cfg, train, device=device, whole=method.whole)
+        run = begin(cfg, call, save=not cfg.EVAL_ONLY)
         lists = {trial.seed: trial.labelled.fingerprint() for trial in trials}
         run.note(dataset=train.name, images=train.fingerprint(), labelled=lists, **(inputs or {}))
         outcomes = []
@@ -175,26 +225,69 @@ def evaluate(
             torch.manual_seed(trial.seed)
             network = method.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             evaluator = AccuracyEvaluator(
-                test, preprocess, batch_size=method.test_batch, device=device
+                test,
+                preprocess,
+                batch_size=method.test_batch,
+                device=device,
+                top5=method.top5,
             )
-            folder = _folder_of(trial, cfg, run)
             with run.timed(f"training and tests, seed {trial.seed}"):
-                trained = fit(
-                    network,
-                    method.step(views, trial),
-                    method.optimizer(network),
-                    trial.plan,
-                    images=trial.images,
-                    device=device,
-                    folder=folder,
-                    settings=_settings_of(trial, cfg, train),
-                    resume=cfg.RESUME == "auto",
-                    evaluate=evaluator,
-                    export=method.export(folder) if method.export and folder else None,
-                )
+                if cfg.EVAL_ONLY:
+                    trained = _tested(cfg, trial, network, evaluator)
+                else:
+                    settings = _settings_of(trial, cfg, train, method.section)
+                    trained = _trained(cfg, run, method, trial, network, views, evaluator, settings)
             outcomes.append(outcome_of(trial, trained, evaluator, last=method.last))
             save_outcomes(run, train.name, outcomes)
         finish(run, outcomes, classes=train.classes, title=title, facts=facts)
+
+
+def _trained(
+    cfg: CfgNode,
+    run: Run,
+    method: Method,
+    trial: Trial,
+    network: nn.Module,
+    views: ImageViews,
+    evaluator: AccuracyEvaluator,
+    settings: dict[str, Any],
+) -> Trained:
+    """Train the network of a trial."""
+    folder = _folder_of(trial, cfg, run)
+    make_step, prepare = method.step(views, trial)
+    resume = resume_of(cfg, trial.seed)
+    if isinstance(resume, Path):
+        settings = settings | {"resumed": fingerprint(resume)}
+    export = None
+    if method.layout is not None and folder is not None:
+        export = exporting(folder, method.layout(trial), name=method.name)
+    return fit(
+        network,
+        make_step,
+        method.optimizer(network),
+        trial.plan,
+        images=trial.images,
+        device=views.device,
+        folder=folder,
+        settings=settings,
+        resume=resume,
+        prepare=prepare,
+        evaluate=evaluator,
+        export=export,
+    )
+
+
+def _tested(
+    cfg: CfgNode, trial: Trial, network: nn.Module, evaluator: AccuracyEvaluator
+) -> Trained:
+    """Test the checkpoint of a trial."""
+    given = resume_of(cfg, trial.seed)
+    path = Path(cfg.RUN_DIR) / f"seed{trial.seed}" / CHECKPOINT
+    path = given if isinstance(given, Path) else path
+    weights, average = resumable(read_checkpoint(path), path)
+    load_weights(network, average or weights, where=str(path))
+    row = {"epoch": 0, "step": 0, "images_per_second": np.nan} | evaluator(network.eval())
+    return Trained(network, pd.DataFrame([row]))
 
 
 def _folder_of(trial: Trial, cfg: CfgNode, run: Run) -> Path | None:
@@ -208,12 +301,11 @@ def _folder_of(trial: Trial, cfg: CfgNode, run: Run) -> Path | None:
     return folder
 
 
-def _settings_of(trial: Trial, cfg: CfgNode, images: ImageDataset) -> dict[str, Any]:
+def _settings_of(trial: Trial, cfg: CfgNode, images: AnyDataset, section: str) -> dict[str, Any]:
     """What must be the same for an interrupted training to go on."""
     settings = training_settings(cfg, images)
-    section = settings["FIXMATCH"] if "FIXMATCH" in settings else settings["FINETUNE"]
     for key in ("LABELED_INDICES_PATH", "NUM_LABELED", "SEEDS"):
-        section.pop(key)
+        settings[section].pop(key)
     return settings | {"labelled": trial.labelled.fingerprint()}
 
 
@@ -245,6 +337,8 @@ def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
             "accuracy": round(one.accuracy, 4),
             "time": round(one.seconds, 2),
         }
+        if one.top5 is not None:
+            row["top5"] = round(one.top5, 4)
         if one.last:
             row[f"last{one.last}"] = round(one.recent, 4)
         if one.raw is not None:
@@ -286,6 +380,8 @@ def finish(
     """
     total = mean_std([one.accuracy for one in outcomes])
     each = [mean_std([one.by_class[c] for one in outcomes]) for c in range(len(classes))]
+    by_class = {f"seed {one.seed}": one.by_class.round(4) for one in outcomes}
+    run.save_text(PER_CLASS, pd.DataFrame({"class": classes} | by_class).to_csv(index=False))
     if run.folder is not None:
         # What FixMatch calls an epoch is what lies between two of its tests.
         axis, other = ("step", "epoch") if outcomes[0].last else ("epoch", "step")
@@ -310,7 +406,8 @@ def finish(
     if is_main():
         width = max(map(len, classes))
         for name, accuracy in zip(classes, each, strict=True):
-            print(f"{name:{width}}  {accuracy}")
+            if len(classes) <= SHOWN:
+                print(f"{name:{width}}  {accuracy}")
         seeds = f" over {len(outcomes)} seeds" if len(outcomes) > 1 else ""
         if last := outcomes[0].last:
             recent = mean_std([one.recent for one in outcomes])
@@ -318,6 +415,9 @@ def finish(
         raw = [one.raw for one in outcomes if one.raw is not None]
         if raw:
             print(f"accuracy of the raw network: {mean_std(raw)}{seeds}")
+        top5 = [one.top5 for one in outcomes if one.top5 is not None]
+        if top5:
+            print(f"right among the five most probable: {mean_std(top5)}{seeds}")
         print(f"accuracy: {total}{seeds}", flush=True)
 
 
@@ -335,7 +435,12 @@ def _table(outcomes: Sequence[Outcome], classes: Sequence[str], each: Sequence[s
     raw = [one.raw for one in outcomes if one.raw is not None]
     if raw:
         alike["all, without averaging the weights"] = raw
+    top5 = [one.top5 for one in outcomes if one.top5 is not None]
+    if top5:
+        alike["all, right among the five most probable"] = top5
     rows = [[name, *(f"{v:.2f}" for v in values)] for name, values in alike.items()]
+    if len(classes) > SHOWN:
+        classes, each = (), ()
     for c, name in enumerate(classes):
         rows.append([name, *(f"{one.by_class[c]:.2f}" for one in outcomes)])
     head = ["", *(f"seed {one.seed}" for one in outcomes)]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from usl.artifacts import fingerprint, load_array
+from usl.artifacts import load_array
 from usl.augment.folder_views import FolderViews
 from usl.augment.views import ImageViews, Views
 from usl.cli import Call, choose_device
@@ -17,11 +18,16 @@ from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset, ImageDataset, open_dataset
 from usl.data.folder import FolderDataset
 from usl.distributed import is_main
-from usl.encoders.checkpoints import load_backbone
+from usl.encoders.checkpoints import NETWORKS
 from usl.encoders.preprocess import Preprocess
-from usl.encoders.registry import Encoder, Request, build_encoder, preprocess_for
+from usl.encoders.registry import (
+    Encoder,
+    Request,
+    build_backbone,
+    build_encoder,
+    preprocess_for,
+)
 from usl.errors import InputError
-from usl.models.resnet_cifar import CifarResNet
 from usl.run import Recompute, Run, log, start
 
 
@@ -97,12 +103,14 @@ def add_image_files(c: CfgNode) -> CfgNode:
 
 def add_encoder(c: CfgNode) -> CfgNode:
     """Settings of stages that start from a pretrained network."""
-    # ResNet18, SmallResNet, resnet50, CLIP-ViT-B/16, B/32 or L/14, timm/NAME, torchvision/NAME; or
-    # pixels, which needs no checkpoint. python -m usl.encoders lists them.
+    # ResNet18, SmallResNet, resnet50, SimCLRv2, CLIP-ViT-B/16, B/32 or L/14, timm/NAME,
+    # torchvision/NAME; or pixels, which needs no checkpoint. python -m usl.encoders lists them.
     c.MODEL.ARCH = "ResNet18"
-    # Its checkpoint: CLD's, SCAN-pretext's, USL-T's, or encoder.pth of pretrain.py. Empty for
-    # encoders of timm and torchvision: theirs, from the cache or downloaded.
+    # Its checkpoint: CLD's, SCAN-pretext's, USL-T's, SimCLRv2's, or encoder.pth of pretrain.py.
+    # Empty for encoders of timm and torchvision: theirs, from the cache or downloaded.
     c.MODEL.PRETRAIN_PATH = ""
+    # Of a SimCLRv2 network, where the name of its checkpoint does not say it: r50_1x_sk0, …
+    c.MODEL.SIZE = ""
     # Width of the network before its head, checked against the network; 0: whatever it has.
     c.MODEL.BACKBONE_DIM = 0
     # head: what the encoder's head makes, as in the paper; backbone: what the head sees, scaled to
@@ -112,6 +120,14 @@ def add_encoder(c: CfgNode) -> CfgNode:
     c.MODEL.WEIGHTS = "model"
     # Load a checkpoint that holds more than tensors. It can then run any code: only your own files.
     c.MODEL.TRUST_CHECKPOINT = False
+    return c
+
+
+def add_training_files(c: CfgNode) -> CfgNode:
+    """Settings of stages that train on image files too."""
+    add_image_files(c)
+    # Decoded images to keep in memory, of each process.
+    c.DATALOADER.CACHE_GB = 8.0
     return c
 
 
@@ -199,21 +215,33 @@ def open_test_images(cfg: CfgNode, train: AnyDataset) -> AnyDataset | None:
     return open_images(cfg, "test")
 
 
-def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) -> Encoder:
-    """The encoder that the MODEL settings name, for these training images."""
+def request_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) -> Request:
+    """What the MODEL settings ask of an encoder, for these training images."""
     model = cfg.MODEL
-    request = Request(
+    return Request(
         images=images,
         transform=cfg.DATASET.TRANSFORM_NAME,
         side=cfg.DATASET.get("IMAGE_SIZE", 0),
         checkpoint=(lambda: checkpoint_path(model)) if model.PRETRAIN_PATH else None,
         output=model.get("FEATURES", "head"),
-        backbone_dim=model.BACKBONE_DIM or None,
+        backbone_dim=model.get("BACKBONE_DIM") or None,
         weights=model.WEIGHTS if weights is None else weights,
+        size=model.get("SIZE", ""),
         trust=model.TRUST_CHECKPOINT,
         skip_unreadable=cfg.DATASET.get("UNREADABLE") == "skip",
     )
-    return build_encoder(model.ARCH, request)
+
+
+def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) -> Encoder:
+    """The encoder that the MODEL settings name, for these training images."""
+    return build_encoder(cfg.MODEL.ARCH, request_of(cfg, images, weights=weights))
+
+
+def backbone_of(cfg: CfgNode, images: AnyDataset) -> tuple[nn.Module, int, dict[str, str]]:
+    """The pretrained network of the MODEL settings, without its heads; its width and source."""
+    if cfg.MODEL.ARCH in NETWORKS:
+        checkpoint_path(cfg.MODEL)
+    return build_backbone(cfg.MODEL.ARCH, request_of(cfg, images))
 
 
 def checkpoint_path(model: CfgNode) -> Path:
@@ -221,19 +249,6 @@ def checkpoint_path(model: CfgNode) -> Path:
     if not model.PRETRAIN_PATH:
         raise InputError(f"MODEL.PRETRAIN_PATH is empty; {model.ARCH} needs a checkpoint")
     return find_input(model.PRETRAIN_PATH, "checkpoint (MODEL.PRETRAIN_PATH)")
-
-
-def backbone_of(model: CfgNode) -> tuple[CifarResNet, dict[str, str]]:
-    """The pretrained network of the MODEL settings, without its heads, and what it is."""
-    path = checkpoint_path(model)
-    backbone = load_backbone(
-        path,
-        model.ARCH,
-        backbone_dim=model.get("BACKBONE_DIM") or None,
-        weights=model.WEIGHTS,
-        trust=model.TRUST_CHECKPOINT,
-    )
-    return backbone, {"architecture": model.ARCH, "sha256": fingerprint(path)}
 
 
 def preprocess_of(cfg: CfgNode, images: AnyDataset) -> Preprocess:
@@ -260,12 +275,14 @@ def preprocess_of(cfg: CfgNode, images: AnyDataset) -> Preprocess:
     return preprocess
 
 
-def views_of(cfg: CfgNode, images: AnyDataset, *, device: torch.device) -> ImageViews:
-    """Views of images in memory, or of those in files."""
+def views_of(
+    cfg: CfgNode, images: AnyDataset, *, device: torch.device, whole: bool = False
+) -> ImageViews:
+    """Views of images in memory, or of those in files; ``whole`` as ``FolderViews`` has it."""
     preprocess = preprocess_of(cfg, images)
     if isinstance(images, FolderDataset):
         cache = int(cfg.DATALOADER.CACHE_GB * 2**30)
-        return FolderViews(images, preprocess, device=device, cache_bytes=cache)
+        return FolderViews(images, preprocess, device=device, cache_bytes=cache, whole=whole)
     return Views(images, preprocess, device=device)
 
 

@@ -32,19 +32,21 @@ def add_labels(c: CfgNode) -> None:
     c.SEEDS = [0]
 
 
-def read_labels(name: str, key: str, images: AnyDataset, *, seed: int, budget: int) -> Labelled:
-    """The labelled images that a setting names.
+def read_labels(cfg: CfgNode, section: str, images: AnyDataset, *, seed: int) -> Labelled:
+    """The labelled images that the LABELED_INDICES_PATH of a section names.
+
+    A file for :func:`usl.lists.read.read_labelled`, or ``slice<number>`` for a draw of NUM_LABELED
+    images. A file that is not where the name says is looked for where the original's evaluations
+    have theirs: ROOT_DIR/indexes/NAME, or indices/<data set>/NAME.npy.
 
     Parameters
     ----------
-    name : str
-        A file for :func:`usl.lists.read.read_labelled`, or ``slice<number>`` for a draw of
-        ``budget`` images. ``{seed}`` stands for the seed.
-    key : str
-        The setting, for errors.
+    cfg : CfgNode
+    section : str
+        FINETUNE, FIXMATCH.
     images : ImageDataset or FolderDataset
         The training images.
-    seed, budget : int
+    seed : int
 
     Raises
     ------
@@ -52,6 +54,8 @@ def read_labels(name: str, key: str, images: AnyDataset, *, seed: int, budget: i
         No file; the error says which script makes it and which published list could do. Or see
         :func:`usl.lists.read.read_labelled`.
     """
+    key = f"{section}.LABELED_INDICES_PATH"
+    name, budget = cfg[section].LABELED_INDICES_PATH, cfg[section].NUM_LABELED
     if not name:
         raise InputError(
             f"{key} is empty; give a .npy or .csv of labelled images, released/NAME.csv or slice1"
@@ -60,7 +64,11 @@ def read_labels(name: str, key: str, images: AnyDataset, *, seed: int, budget: i
     if SLICE.fullmatch(name):
         return draw_labelled(images, budget, seed=int(name.removeprefix("slice")))
     what = f"list of labelled images ({key})"
-    path = find_input(name, what, advice=_other_lists(Path(name)))
+    given = Path(name)
+    others = [Path(cfg.DATASET.ROOT_DIR) / "indexes" / given.name]
+    if not given.suffix:
+        others = [given.parent / "indices" / images.name / f"{given.name}.npy"]
+    path = find_input(name, what, advice=_other_lists(given), others=others)
     labelled = replace(read_labelled(path, images), name=_shown(path))
     return compare_counts(labelled, path, len(images.classes))
 

@@ -10,6 +10,8 @@ from usl.config.paths import PathSetting
 SLICE = re.compile(r"slice(\d+|\{seed\})")
 # Rows that are not finite, in the place of a list of rows.
 NOT_FINITE = "nan"
+# Trainings that go on from their own checkpoint, or begin anew.
+RESUMES = re.compile("auto|none")
 
 # Lists of labelled images; the published ones are called released/NAME, wherever that stands.
 LISTS = {
@@ -32,6 +34,7 @@ PATHS = {
     "FEATURES.EXCLUDE": PathSetting(words=re.compile(NOT_FINITE)),
     "SIMCLR.TOPK_NEIGHBORS_PATH": PathSetting(),
     "USLT_PRETRAIN.TOPK_NEIGHBORS_PATH": PathSetting(),
+    "RESUME": PathSetting(words=RESUMES),
     "USL.LABELED_INDICES_PATH": PathSetting(released="selective_labeling"),
     **LISTS,
 }

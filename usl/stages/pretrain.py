@@ -7,24 +7,24 @@ from torch import nn
 
 from usl.config.parse import CfgNode
 from usl.encoders.registry import new_network
-from usl.stages.inputs import add_image_files, add_images, read_neighbors, run_defaults
+from usl.stages.inputs import add_images, add_training_files, read_neighbors, run_defaults
 from usl.stages.training import add_moco, add_training
 from usl.training.pretraining import Contrast
 
 
 def pretrain_defaults() -> CfgNode:
     """Settings of ``pretrain.py``."""
-    c = add_moco(add_training(add_image_files(add_images(run_defaults()))))
-    # Decoded images to keep in memory, of each process.
-    c.DATALOADER.CACHE_GB = 8.0
+    c = add_moco(add_training(add_training_files(add_images(run_defaults()))))
     # Images of a step, over all processes, each seen twice.
     c.DATALOADER.BATCH_SIZE = 512
-    # ResNet18 or SmallResNet; for image files also timm/NAME or torchvision/NAME, untrained.
+    # ResNet18, SmallResNet or SimCLRv2; for image files also timm/NAME or torchvision/NAME,
+    # untrained.
     c.MODEL.ARCH = "ResNet18"
-    # Channels of the first stage, and layers (10, 18, 26, …), of
-    # SmallResNet.
+    # Channels of the first stage, and layers (10, 18, 26, …), of SmallResNet.
     c.MODEL.WIDTH = 16
     c.MODEL.DEPTH = 10
+    # Of SimCLRv2: r50_1x_sk0, r26_0.25x_sk0, … (depth, width, selective kernels or not).
+    c.MODEL.SIZE = ""
     c.SCHEDULE = "cosine"
     c.WARMUP_EPOCHS = 5
     c.EVALUATE_EVERY = 5
@@ -56,11 +56,15 @@ def pretrain_defaults() -> CfgNode:
     return c
 
 
-def network_of(cfg: CfgNode) -> nn.Module:
-    """The untrained network of the MODEL settings, with its head, or for CLD its two."""
+def network_of(cfg: CfgNode, side: int) -> nn.Module:
+    """The untrained network of the MODEL settings, with its head, or for CLD its two.
+
+    ``side``: of the square that it is shown; 0: its own.
+    """
     model = cfg.MODEL
-    side = cfg.DATASET.IMAGE_SIZE
-    return new_network(model.ARCH, model.WIDTH, model.DEPTH, cld=cfg.CLD, side=side)
+    return new_network(
+        model.ARCH, model.WIDTH, model.DEPTH, cld=cfg.CLD, side=side, size=model.SIZE
+    )
 
 
 def contrast_of(cfg: CfgNode) -> Contrast:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from usl.cli import Call, call_of
+from usl.config.flags import Flag
 from usl.config.parse import CfgNode, parse
 from usl.config.paths import has
 from usl.errors import InputError
@@ -19,6 +21,7 @@ from usl.stages import (
     mine,
     pretrain,
     random,
+    simclrv2,
     usl,
     uslt_select,
     uslt_train,
@@ -36,10 +39,16 @@ class Stage:
         Returns a fresh tree.
     cfg : str, optional
         The YAML without ``--cfg``: the original's, where that has one.
+    flags : tuple of Flag
+        Of the original's command line.
+    cfg_of : callable
+        The YAML without ``--cfg``, where there are flags; see :func:`usl.config.parse.parse`.
     """
 
     defaults: Callable[[], CfgNode]
     cfg: str | None = None
+    flags: tuple[Flag, ...] = ()
+    cfg_of: Callable[[dict[str, Any]], str | None] = lambda flags: None
 
 
 # By folder and script.
@@ -73,8 +82,14 @@ STAGES: dict[str, Stage] = {
     "semisup-simclrv2-cld/fine_tune.py": Stage(
         finetune.finetune_defaults, "configs/cifar10_usl_finetune.yaml"
     ),
+    "semisup-simclrv2/fine_tune.py": Stage(
+        simclrv2.simclrv2_defaults, "configs/imagenet_usl-t_0.2.yaml", simclrv2.FLAGS
+    ),
     "semisup-fixmatch-cifar/train.py": Stage(
-        fixmatch.fixmatch_defaults, "configs/cifar10_usl_fixmatch.yaml"
+        fixmatch.fixmatch_defaults,
+        "configs/cifar10_usl_fixmatch.yaml",
+        fixmatch.FLAGS,
+        fixmatch.cfg_of,
     ),
     "selfsup-simclr-cld/pretrain.py": Stage(pretrain.pretrain_defaults),
 }
@@ -95,6 +110,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("MODEL.PRETRAIN_PATH",),
     "weights": ("USLT.WEIGHTS", "MODEL.WEIGHTS"),
     "trust": ("MODEL.TRUST_CHECKPOINT",),
+    "size": ("MODEL.SIZE",),
     "depth": ("MODEL.DEPTH",),
     "width": ("MODEL.WIDTH",),
     "id_column": ("FEATURES.ID_COLUMN",),
@@ -113,7 +129,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "iterations": ("USL.K_MEANS_NITERS",),
     "weight": ("USL.REG.W",),
     "alpha": ("USL.REG.ALPHA",),
-    "momentum": ("USL.REG.MOMENTUM",),
     "horizon": ("USL.REG.HORIZON",),
     "horizon_dist": ("USL.REG.HORIZON_DIST",),
     "horizon_num": ("USL.REG.HORIZON_NUM",),
@@ -122,7 +137,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "pseudo_labels": ("USLT.NUM_PSEUDO_LABELS_PER_CLUSTER",),
     "epochs": ("EPOCHS",),
     "steps": ("STEPS",),
-    "stop": ("FIXMATCH.EARLY_STOP",),
+    "start_epoch": ("START_EPOCH",),
+    "stop": ("FIXMATCH.EARLY_STOP", "MAX_STEPS"),
     "lr": ("OPTIMIZER.LR",),
     "schedule": ("SCHEDULE",),
     "warmup": ("WARMUP_EPOCHS",),
@@ -131,6 +147,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "ema": ("EMA_DECAY", "USLT_PRETRAIN.EMA_DECAY"),
     "save_every": ("CHECKPOINT_STEPS",),
     "evaluate_every": ("EVALUATE_EVERY",),
+    "check_every": ("PRINT_FREQ",),
+    "momentum": ("USL.REG.MOMENTUM", "OPTIMIZER.MOMENTUM"),
+    "weight_decay": ("OPTIMIZER.WEIGHT_DECAY",),
+    "dist_backend": ("DIST.BACKEND",),
+    "address": ("DIST.URL",),
+    "nodes": ("DIST.NODES",),
+    "node": ("DIST.NODE",),
     "scale": ("AUGMENT.CROP",),
     "flip": ("AUGMENT.FLIP",),
     "jitter": ("AUGMENT.JITTER",),
@@ -160,6 +183,7 @@ def read_settings(
     """The settings of a script; see :func:`usl.config.parse.parse`."""
     return parse(
         entry.defaults(), argv, script=script, doc=doc, default_cfg=entry.cfg, paths=PATHS,
+        flags=entry.flags, cfg_of=entry.cfg_of,
         optional=OPTIONAL, retired=RETIRED, owners=owners,
     )  # fmt: skip
 

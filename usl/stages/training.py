@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from usl.artifacts import fingerprint
 from usl.augment.moco import MocoTransform
+from usl.cli import choose_device
 from usl.config.parse import CfgNode, as_dict
 from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset
@@ -39,6 +41,9 @@ FREE_SETTINGS = (
     "RECOMPUTE_NUM_DEP",
     "BACKUP_PYTHON_FILE",
     "EVAL_ONLY",
+    "MAX_STEPS",
+    "PRINT_FREQ",
+    "DIST",
 )
 
 
@@ -48,17 +53,25 @@ def add_training(c: CfgNode) -> CfgNode:
     c.SEED = 0
     # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew.
     c.RESUME = "auto"
+    # Epochs that count as done before the first one.
+    c.START_EPOCH = 0
     # Passes over the images.
     c.EPOCHS = 200
     # Steps instead of epochs, if above 0.
     c.STEPS = 0
-    # cosine, constant, or fixmatch (7/16 of a half-turn), after a linear warm-up.
+    # Stop after so many steps, with the schedule of them all: for trials; 0: none.
+    c.MAX_STEPS = 0
+    # cosine, epoch-cosine (which falls between epochs only), constant, or fixmatch (7/16 of a
+    # half-turn), after a linear warm-up.
     c.SCHEDULE = "constant"
     c.WARMUP_EPOCHS = 0
     # Parts of a batch, one after the other, to save memory. Each part is compared within itself.
     c.ACCUMULATE = 1
-    # float32, bfloat16 or float16.
+    # float32, bfloat16 or float16; auto: bfloat16 where the device has it, else float16 on a GPU
+    # and float32 on a CPU.
     c.PRECISION = "float32"
+    # Steps between two looks at the loss: is it finite, and what does the progress bar say?
+    c.PRINT_FREQ = 20
     # Steps between checkpoints; 0: one after each epoch.
     c.CHECKPOINT_STEPS = 0
     # Epochs between evaluations.
@@ -99,10 +112,9 @@ def moco_transform(augment: CfgNode, side: int) -> MocoTransform:
     )
 
 
-def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
-    """The training plan that the settings describe."""
-    batch = cfg.DATALOADER.BATCH_SIZE
-    check_resume(cfg.RESUME)
+def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0, batch: int | None = None) -> Plan:
+    """The training plan that the settings describe; ``batch`` instead of their BATCH_SIZE."""
+    batch = cfg.DATALOADER.BATCH_SIZE if batch is None else batch
     seed = cfg.get("SEED", 0)
     check_seeds([seed], "SEED")
     return Plan(
@@ -113,18 +125,52 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0) -> Plan:
         warmup=cfg.WARMUP_EPOCHS * (images // max(1, batch)),
         schedule=cfg.SCHEDULE,
         accumulate=cfg.ACCUMULATE,
-        precision=cfg.PRECISION,
+        precision=precision_of(cfg),
         ema=ema,
+        start=cfg.START_EPOCH,
+        stop=cfg.MAX_STEPS,
         save_every=cfg.CHECKPOINT_STEPS,
         evaluate_every=cfg.EVALUATE_EVERY,
+        check_every=cfg.PRINT_FREQ,
+        shared_norms=cfg.MODEL.get("SYNC_BN", True),
         seed=seed,
     )
 
 
-def check_resume(resume: str) -> None:
-    """Raise InputError unless a training is to go on, or to begin anew."""
-    if resume not in ("auto", "none"):
-        raise InputError(f"RESUME is {resume!r}; choose auto or none")
+def precision_of(cfg: CfgNode) -> str:
+    """The precision of PRECISION; for ``auto`` the fastest that the device has instructions for."""
+    if cfg.PRECISION != "auto":
+        precision: str = cfg.PRECISION
+        return precision
+    if choose_device(cfg.DEVICE).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float16"
+    known = torch.cpu.get_capabilities()
+    return "bfloat16" if any(known[name] for name in known if "bf16" in name) else "float32"
+
+
+def resume_of(cfg: CfgNode, seed: int) -> bool | Path:
+    """Whether a training goes on from its own checkpoint, or the one that RESUME names.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if cfg.RESUME in ("auto", "none"):
+        return bool(cfg.RESUME == "auto")
+    path = cfg.RESUME.replace("{seed}", str(seed))
+    return find_input(path, "checkpoint (RESUME)", advice="or choose auto or none")
+
+
+def check_resume(cfg: CfgNode, seeds: Sequence[int]) -> None:
+    """Raise InputError where a checkpoint is missing, or one would serve several trainings."""
+    found = {resume_of(cfg, seed) for seed in seeds}
+    if len(found) < len(seeds) and any(isinstance(one, Path) for one in found):
+        raise InputError(
+            f"RESUME is one checkpoint for the seeds {list(seeds)}; write {{seed}} in its name, "
+            "or train one seed"
+        )
 
 
 def check_sgd(optimizer: CfgNode) -> None:

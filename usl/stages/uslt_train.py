@@ -25,14 +25,21 @@ from usl.models.uslt import HEADS, UsltNetwork, new_heads
 from usl.run import Run
 from usl.stages import training
 from usl.stages.inputs import (
-    add_image_files,
+    add_training_files,
     begin,
     encoder_defaults,
     encoder_of,
     read_neighbors,
     views_of,
 )
-from usl.stages.training import add_flip, add_training, plan_of, training_folder, training_settings
+from usl.stages.training import (
+    add_flip,
+    add_training,
+    plan_of,
+    resume_of,
+    training_folder,
+    training_settings,
+)
 from usl.training.loop import Plan, Trained, fit
 from usl.training.resume import CHECKPOINT
 from usl.training.uslt import (
@@ -98,10 +105,7 @@ def uslt_pretrain_defaults() -> CfgNode:
 
 def uslt_imagenet_pretrain_defaults() -> CfgNode:
     """Settings of ``usl-t-imagenet-pretrain.py``."""
-    c = add_image_files(uslt_pretrain_defaults())
-    # Decoded images to keep in memory, of each process.
-    c.DATALOADER.CACHE_GB = 8.0
-    return c
+    return add_training_files(uslt_pretrain_defaults())
 
 
 def neighbors_of(cfg: CfgNode, images: int) -> torch.Tensor:
@@ -248,7 +252,8 @@ def train(
 def _begins(cfg: CfgNode) -> bool:
     """Whether training starts from the beginning, and not from a checkpoint."""
     there = not cfg.SKIP_SAVE and (Path(cfg.RUN_DIR) / CHECKPOINT).exists()
-    return not cfg.EVAL_ONLY and not (there and cfg.RESUME == "auto")
+    goes_on = cfg.RESUME != "none" and (there or cfg.RESUME != "auto")
+    return not cfg.EVAL_ONLY and not goes_on
 
 
 def _train_heads(
@@ -310,7 +315,7 @@ def _train_heads(
         device=views.device,
         folder=training_folder(cfg),
         settings=training_settings(cfg, train_images),
-        resume=cfg.RESUME == "auto",
+        resume=resume_of(cfg, cfg.SEED),
         evaluate=evaluator,
         after_step=after_step,
         extras={

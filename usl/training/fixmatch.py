@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from usl import distributed
-from usl.artifacts import replacing
 from usl.augment.rng import Key, permutation
-from usl.augment.views import Transform, Views
+from usl.augment.views import ImageViews, Transform
 from usl.errors import InputError
 from usl.lists.read import Labelled
 from usl.training.loop import Step
@@ -123,26 +120,15 @@ def repeats(count: int, batch: int, steps: int) -> int:
     return -(-batch * steps // count) if count < batch else 1
 
 
-def fixmatch_step(
-    views: Views,
-    weak: Transform,
-    strong: Transform,
-    labelled: Labelled,
-    options: FixMatch,
-    *,
-    seed: int,
-    steps: int,
-    compiled: bool = False,
-) -> Callable[[nn.Module], Step]:
-    """The step of FixMatch, for :func:`usl.training.loop.fit`.
+class FixMatchViews:
+    """The views of each step: labelled, weak and strong, of this process.
 
-    The loop only counts: labelled and unlabelled images come from lists of their own, which every
-    pass shuffles anew, each time with another view. Labelled, weak and strong views go through the
-    network together. Under ``torchrun`` every process has its part of both.
+    Labelled and unlabelled images come from lists of their own, which every pass shuffles anew,
+    each time with another view.
 
     Parameters
     ----------
-    views : Views
+    views : ImageViews
         Of all training images, which are the unlabelled ones.
     weak, strong : Transform
     labelled : Labelled
@@ -150,55 +136,91 @@ def fixmatch_step(
     seed : int
     steps : int
         Between two tests; see :func:`repeats`.
-    compiled : bool
-        Run the network through ``torch.compile``.
 
     Raises
     ------
     InputError
         A step takes more unlabelled images than there are.
     """
-    size, unlabelled = len(views.images), options.labelled * options.mu
-    if options.weight and unlabelled > size:
-        raise InputError(
-            f"a step takes {unlabelled} unlabelled images, `batch_size` times `mu`, and there are "
-            f"{size}; lower one of them"
-        )
-    count = len(labelled)
-    own = Batches(count * repeats(count, options.labelled, steps), options.labelled, seed=seed)
-    others = Batches(size, unlabelled, seed=seed)
 
-    def share(rows: Tensor) -> Tensor:
+    def __init__(
+        self,
+        views: ImageViews,
+        weak: Transform,
+        strong: Transform,
+        labelled: Labelled,
+        options: FixMatch,
+        *,
+        seed: int,
+        steps: int,
+    ) -> None:
+        size, unlabelled = len(views), options.labelled * options.mu
+        if options.weight and unlabelled > size:
+            raise InputError(
+                f"a step takes {unlabelled} unlabelled images, `batch_size` times `mu`, and there "
+                f"are {size}; lower one of them"
+            )
+        self.views, self.weak, self.strong = views, weak, strong
+        self.options, self.seed = options, seed
+        self.indices = labelled.indices.to(views.device)
+        self.labels = labelled.labels.to(views.device)
+        count = len(labelled)
+        self._own = Batches(
+            count * repeats(count, options.labelled, steps), options.labelled, seed=seed
+        )
+        self._others = Batches(size, unlabelled, seed=seed)
+
+    def prepare(self, _: Tensor, epoch: int, number: int) -> None:
+        """For ``prepare`` of :func:`usl.training.loop.fit`."""
+        for view in self._wanted(number)[0]:
+            self.views.prepare(*view)
+
+    def __call__(self, number: int) -> tuple[list[Tensor], Tensor]:
+        """Views of a step, labelled alone or also weak and strong, and the answers of the first."""
+        wanted, answers = self._wanted(number)
+        return [self.views(*view) for view in wanted], answers
+
+    def _wanted(self, number: int) -> tuple[list[tuple[Transform, Tensor, Key]], Tensor]:
+        rows, turn = self._own(number)
+        rows, count = self._share(rows), len(self.indices)
+        images = self.indices[rows % count]
+        # Each copy of an image in the list is a view of its own, whatever its row.
+        key = Key(images + len(self.views) * (rows // count), self.seed, turn, LABELLED)
+        wanted = [(self.weak, images, key)]
+        if self.options.weight:
+            others, turn = self._others(number)
+            others = self._share(others)
+            wanted += [
+                (transform, others, Key(others, self.seed, turn, view))
+                for transform, view in ((self.weak, WEAK), (self.strong, STRONG))
+            ]
+        return wanted, self.labels[rows % count]
+
+    def _share(self, rows: Tensor) -> Tensor:
         """The part of a batch that this process sees."""
         part = rows.chunk(distributed.world_size())[distributed.rank()]
-        return part.to(views.device)
+        return part.to(self.views.device)
+
+
+def fixmatch_step(batches: FixMatchViews, *, compiled: bool = False) -> Callable[[nn.Module], Step]:
+    """The step of FixMatch, for :func:`usl.training.loop.fit`, which only counts.
+
+    Labelled, weak and strong views go through the network together. With ``compiled`` the network
+    runs through ``torch.compile``.
+    """
+    options = batches.options
 
     def make(network: nn.Module) -> Step:
         if compiled:
             network.compile()
-        indices, labels = labelled.indices.to(views.device), labelled.labels.to(views.device)
-
-        def labelled_batch(number: int) -> tuple[Tensor, Tensor]:
-            rows, turn = own(number)
-            rows = share(rows)
-            images = indices[rows % count]
-            # Each copy of an image in the list is a view of its own, whatever its row.
-            key = Key(images + size * (rows // count), seed, turn, LABELLED)
-            return views(weak, images, key), labels[rows % count]
 
         def step(_: Tensor, epoch: int, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-            x, answers = labelled_batch(number)
+            seen, answers = batches(number)
+            logits = network(torch.cat(seen)).float()
             if not options.weight:
-                loss = F.cross_entropy(network(x).float(), answers)
+                loss = F.cross_entropy(logits, answers)
                 return loss, {"loss_labelled": loss}
-            rows, turn = others(number)
-            images = share(rows)
-            seen = [
-                views(transform, images, Key(images, seed, turn, view))
-                for transform, view in ((weak, WEAK), (strong, STRONG))
-            ]
-            logits = network(torch.cat([x, *seen])).float()
-            first, second, third = logits.split([len(x), len(images), len(images)])
+            first, second, third = logits.split([len(view) for view in seen])
             with torch.autocast(logits.device.type, enabled=False):
                 loss_x = F.cross_entropy(first, answers)
                 loss_u, mask = unlabelled_loss(
@@ -210,59 +232,3 @@ def fixmatch_step(
         return step
 
     return make
-
-
-def scheduler_state(
-    groups: list[dict[str, Any]], *, step: int, lr: float, base_lr: float
-) -> dict[str, Any]:
-    """What ``LambdaLR`` of torch keeps after ``step`` steps, for the parameter groups of SGD.
-
-    Parameters
-    ----------
-    groups : list of dict
-    step : int
-    lr, base_lr : float
-        Learning rate now, and at the start of the schedule.
-    """
-    stand_ins = [{"params": [torch.zeros(1, requires_grad=True)]} for _ in groups]
-    optimizer = torch.optim.SGD(stand_ins, lr=base_lr)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    state = scheduler.state_dict()
-    state |= {"last_epoch": step, "_step_count": step + 1, "_last_lr": [lr] * len(groups)}
-    return state
-
-
-def exporting(folder: Path, *, lr: float) -> Callable[[dict[str, Any], dict[str, float]], None]:
-    """Write ``checkpoint.pth.tar`` and ``model_best.pth.tar`` in the layout of the original.
-
-    For ``export`` of :func:`usl.training.loop.fit`: after each test. Other trainers resume them:
-    the entries of optimizer and scheduler are those of torch's SGD and LambdaLR.
-
-    Parameters
-    ----------
-    folder : Path
-    lr : float
-        Learning rate at the start of the schedule.
-    """
-
-    def export(content: dict[str, Any], row: dict[str, float]) -> None:
-        accuracies = [one["accuracy"] for one in content["metrics"] if "accuracy" in one]
-        optimizer = content["optimizer"]
-        groups = [group | {"initial_lr": lr} for group in optimizer["param_groups"]]
-        layout = {
-            "epoch": content["epoch"],
-            "state_dict": content["model"],
-            "ema_state_dict": content["ema_model"],
-            "acc": row["accuracy"],
-            "best_acc": max(accuracies),
-            "optimizer": {"state": optimizer["state"], "param_groups": groups},
-            "scheduler": scheduler_state(groups, step=content["step"], lr=row["lr"], base_lr=lr),
-        }
-        names = ["checkpoint.pth.tar"]
-        if row["accuracy"] >= layout["best_acc"]:
-            names.append("model_best.pth.tar")
-        for name in names:
-            with replacing(folder / name) as file:
-                torch.save(layout, file)
-
-    return export

@@ -22,13 +22,17 @@ from usl.training.resume import Stateful, TrainingState
 
 log = logging.getLogger("usl")
 
-# Steps between two looks at whether the loss is still finite; each look waits for the device.
-CHECK_EVERY = 20
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
 
 # Factor of the learning rate when a share of the steps is done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "cosine": _cosine,
+    "epoch-cosine": _cosine,
     "fixmatch": lambda done: math.cos(7 * math.pi * done / 16),
     "constant": lambda done: 1.0,
 }
@@ -53,8 +57,11 @@ class Plan:
         Highest learning rate.
     warmup : int
         Steps of linear warm-up.
-    schedule : {"cosine", "fixmatch", "constant"}
-        Half a cosine, down to 0; FixMatch's seven sixteenths of a half-turn; or none.
+    schedule : {"cosine", "epoch-cosine", "fixmatch", "constant"}
+        Half a cosine, down to 0, which falls at every step or at the beginning of every epoch;
+        FixMatch's seven sixteenths of a half-turn; or none.
+    start : int
+        Epochs that count as done before the first step.
     stop : int
         Steps after which to stop, with the schedule of them all; 0: none.
     accumulate : int
@@ -67,6 +74,11 @@ class Plan:
         Steps between checkpoints; 0 for the end of each epoch.
     evaluate_every : int
         Epochs between evaluations.
+    check_every : int
+        Steps between two looks at the loss: whether it is finite, and what the progress bar says.
+        Each waits for the device.
+    shared_norms : bool
+        Batch norm over the batches of all processes.
     seed : int
     """
 
@@ -79,9 +91,12 @@ class Plan:
     accumulate: int = 1
     precision: str = "float32"
     ema: float = 0.0
+    start: int = 0
     stop: int = 0
     save_every: int = 0
     evaluate_every: int = 1
+    check_every: int = 20
+    shared_norms: bool = True
     seed: int = 0
 
     def check(self, images: int) -> None:
@@ -103,6 +118,9 @@ class Plan:
             raise InputError(f"unknown `schedule` {self.schedule!r}; choose one of {known}")
         if self.stop < 0:
             raise InputError(f"`stop` is {self.stop}; choose 0, for none, or more")
+        last = -(-self.total(images) // (images // size)) - 1
+        if not 0 <= self.start <= last:
+            raise InputError(f"`start_epoch` is {self.start}; choose 0 to {last}")
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise InputError(f"unknown `precision` {self.precision!r}; choose one of {known}")
@@ -113,6 +131,8 @@ class Plan:
                 f"`evaluate_every` is {self.evaluate_every} and `save_every` {self.save_every}; "
                 "choose at least 1 epoch, and 0 or more steps"
             )
+        if self.check_every < 1:
+            raise InputError(f"`check_every` is {self.check_every} steps; choose at least 1")
         if not 0 <= self.ema < 1:
             raise InputError(f"`ema` is {self.ema}; choose 0 to below 1")
         if not self.lr > 0 or not math.isfinite(self.lr):
@@ -122,10 +142,12 @@ class Plan:
         """Steps in all."""
         return self.steps or self.epochs * (images // self.batch_size)
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: int, total: int, *, per_epoch: int = 1) -> float:
         """What the learning rate is multiplied with at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
+        if self.schedule.startswith("epoch-"):
+            step -= step % per_epoch
         return SCHEDULES[self.schedule]((step - self.warmup) / max(1, total - self.warmup))
 
 
@@ -155,7 +177,8 @@ def fit(
     device: torch.device,
     folder: Path | None = None,
     settings: dict[str, Any] | None = None,
-    resume: bool = True,
+    resume: bool | Path = True,
+    prepare: Callable[[Tensor, int, int], None] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     after_step: Callable[[int], None] | None = None,
     extras: Mapping[str, Stateful] | None = None,
@@ -179,9 +202,14 @@ def fit(
         For ``checkpoint.pth``, ``metrics.csv`` and TensorBoard.
     settings : dict, optional
         What must be the same for a checkpoint to be continued.
-    resume : bool
+    resume : bool or Path
         Continue ``folder/checkpoint.pth`` if it is there. On the CPU the weights are then those
-        of a run that was never interrupted.
+        of a run that was never interrupted. A path: continue this checkpoint, of this project or
+        in the layout of the original's, with these settings; but a run that did so and was
+        interrupted goes on from its own.
+    prepare : callable, optional
+        Called before each step with what it and the step after it will be called with, so that
+        files are decoded meanwhile.
     evaluate : callable, optional
         Given a network in eval mode, returns numbers for the metrics; those named ``name/part``
         share a picture in the report. With a weight average it is called twice, for the network
@@ -200,12 +228,14 @@ def fit(
     Raises
     ------
     InputError
-        An impossible plan, a checkpoint of other settings, a loss that is not finite (the last
-        good checkpoint stays), or a folder that cannot be written.
+        An impossible plan, a checkpoint of other settings, of another network or with nothing left
+        to do, a loss that is not finite (the last good checkpoint stays), or a folder that cannot
+        be written.
     """
     plan.check(images)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
-    fixed = {k: v for k, v in asdict(plan).items() if k not in ("save_every", "stop")}
+    free = ("save_every", "stop", "check_every")
+    fixed = {k: v for k, v in asdict(plan).items() if k not in free}
     state = TrainingState(
         network,
         optimizer,
@@ -215,13 +245,16 @@ def fit(
         device=device,
         extras={"scaler": scaler, **(extras or {})},
     )
-    if resume:
-        state.restore()
-    step_of = make_step(distributed.parallel(network, device))
     per_epoch = images // plan.batch_size
+    state.step = plan.start * per_epoch
+    if resume:
+        state.restore(per_epoch, given=resume if isinstance(resume, Path) else None)
+    step_of = make_step(distributed.parallel(network, device, shared_norms=plan.shared_norms))
     total = plan.total(images)
     writer = _tensorboard(folder)
     end = min(total, plan.stop or total)
+    if state.step >= end and not state.rows:
+        raise InputError(f"step {state.step} of {end} is done already; set more `epochs`, or test")
     bar = tqdm(
         total=end,
         initial=state.step,
@@ -236,7 +269,12 @@ def fit(
         network.train()
         for number in range(offset, min(per_epoch, offset + end - state.step)):
             batch = order[number * plan.batch_size : (number + 1) * plan.batch_size].to(device)
-            lr = plan.lr * plan.factor(state.step, total)
+            if prepare is not None:
+                coming = [batch, _batch_after(order, number, epoch, images, plan)]
+                for step, some in enumerate(coming[: end - state.step], start=state.step):
+                    for part in _parts(some, plan):
+                        prepare(part, step // per_epoch, step)
+            lr = plan.lr * plan.factor(state.step, total, per_epoch=per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             numbers = _one_step(step_of, batch, optimizer, scaler, plan, epoch, state.step)
@@ -244,7 +282,7 @@ def fit(
                 after_step(state.step)
             state.add(numbers)
             bar.update()
-            if state.step % CHECK_EVERY == 0:
+            if state.step % plan.check_every == 0:
                 state.check()
                 rate = (state.step - first) * plan.batch_size / (time.perf_counter() - begin)
                 shown = {name: f"{state.mean(name):.3f}" for name in state.sums}
@@ -280,8 +318,7 @@ def _one_step(
     """Forward, backward and update; every process takes its rows of each part of the batch."""
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    for part in batch.chunk(plan.accumulate):
-        mine = part.chunk(distributed.world_size())[distributed.rank()]
+    for mine in _parts(batch, plan):
         dtype = PRECISIONS[plan.precision]
         with torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None):
             loss, numbers = step_of(mine, epoch, step)
@@ -292,6 +329,20 @@ def _one_step(
     scaler.step(optimizer)
     scaler.update()
     return sums
+
+
+def _parts(batch: Tensor, plan: Plan) -> list[Tensor]:
+    """Rows of each part of a batch that are this process's."""
+    processes, rank = distributed.world_size(), distributed.rank()
+    return [part.chunk(processes)[rank] for part in batch.chunk(plan.accumulate)]
+
+
+def _batch_after(order: Tensor, number: int, epoch: int, images: int, plan: Plan) -> Tensor:
+    """The batch that follows a batch of an epoch, perhaps in the next one."""
+    number += 1
+    if number == images // plan.batch_size:
+        number, order = 0, permutation(images, seed=plan.seed, epoch=epoch + 1)
+    return order[number * plan.batch_size : (number + 1) * plan.batch_size]
 
 
 def _tensorboard(folder: Path | None) -> Any:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from usl import distributed
 from usl.artifacts import replacing
-from usl.checkpoints import read_checkpoint
+from usl.checkpoints import load_weights, read_checkpoint, resumable
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -141,7 +141,7 @@ class TrainingState:
             "ema_model": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "epoch": len(self.rows),
+            "epoch": self.rows[-1]["epoch"] if self.rows else 0,
             "metrics": self.rows,
             "sums": self.sums,
             "count": self.count,
@@ -164,40 +164,66 @@ class TrainingState:
             with replacing(self.folder / "metrics.csv") as file:
                 file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
 
-    def restore(self) -> None:
-        """Take up the folder's checkpoint, if there is one.
+    def restore(self, per_epoch: int, *, given: Path | None = None) -> None:
+        """Take up the folder's checkpoint if there is one, or one from elsewhere.
+
+        Parameters
+        ----------
+        per_epoch : int
+            Steps of an epoch.
+        given : Path, optional
+            A checkpoint of this project, or in a layout of the original's, whatever its settings
+            were. A run that started from it and was interrupted goes on from the folder's own.
 
         Raises
         ------
         InputError
-            It is of another training, or of other settings, which are named.
+            It is of another training, of another network, or of other settings, which are named.
         """
-        path = None if self.folder is None else self.folder / CHECKPOINT
-        if path is None or not path.exists():
-            return
-        content = read_checkpoint(path)
-        content.setdefault("scaler", {})
-        if not {"settings", *self.extras} <= set(content):
-            raise InputError(f"{path} was not made by this training; remove it")
-        different = list(_differences(content["settings"], self.settings))
-        if different:
-            raise InputError(
-                f"{path} is of other settings: {'; '.join(different[:3])}; "
-                "choose another `run_name`, or `resume` none to begin anew"
-            )
-        self.network.load_state_dict(content["model"])
+        own = None if self.folder is None else self.folder / CHECKPOINT
+        content = read_checkpoint(own) if own is not None and own.exists() else None
+        if own is not None and content is not None:
+            known = {"settings", "model", *self.extras} - {"scaler"} <= set(content)
+            if not known and given is None:
+                raise InputError(f"{own} was not made by this training; remove it")
+            different = _differences(content["settings"], self.settings) if known else ["all"]
+            if different and given is None:
+                raise InputError(
+                    f"{own} is of other settings: {'; '.join(different[:3])}; "
+                    "choose another `run_name`, or `resume` none to begin anew"
+                )
+            if not different:
+                self._take_up(content, own, per_epoch)
+                return
+        if given is not None:
+            self._take_up(read_checkpoint(given), given, per_epoch)
+
+    def _take_up(self, content: dict[str, Any], path: Path, per_epoch: int) -> None:
+        """Go on from what a checkpoint holds; see :func:`usl.checkpoints.resumable`."""
+        weights, average = resumable(content, path)
+        load_weights(self.network, weights, where=str(path))
         if self.average is not None:
-            self.average.module.load_state_dict(content["ema_model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+            load_weights(self.average.module, average or weights, where=str(path))
+        try:
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (KeyError, ValueError):
+            raise InputError(
+                f"checkpoint {path} has no optimizer of this training; give one of this stage"
+            ) from None
         for name, extra in self.extras.items():
-            extra.load_state_dict(content[name])
-        self.step, self.rows = content["step"], content["metrics"]
-        self.sums = {k: v.to(self.device) for k, v in content["sums"].items()}
-        self.count = content["count"]
-        torch.set_rng_state(content["random"])
+            if name in content:
+                extra.load_state_dict(content[name])
+        schedule = content.get("scheduler") or {}
+        epochs = int(content.get("epoch", 0))
+        self.step = int(content.get("step", schedule.get("last_epoch", epochs * per_epoch)))
+        self.rows = content.get("metrics", [])
+        self.sums = {k: v.to(self.device) for k, v in content.get("sums", {}).items()}
+        self.count = content.get("count", 0)
+        if "random" in content:
+            torch.set_rng_state(content["random"])
         # Whoever was killed after the checkpoint has not written its last row.
         self.save_metrics()
-        log.info("training goes on from step %d", self.step)
+        log.info("training goes on from step %d of %s", self.step, path)
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
