@@ -15,6 +15,7 @@ FOLDER_SELECT = "selective_labeling/usl-t-imagenet.py"
 SIMCLR = "selfsup-simclr-cld/pretrain.py"
 FINETUNE = "semisup-simclrv2-cld/fine_tune.py"
 FIXMATCH = "semisup-fixmatch-cifar/train.py"
+SIMCLRV2 = "semisup-simclrv2/fine_tune.py"
 
 CLUSTERS = 6
 TINY = ("MODEL.ARCH", "SmallResNet", "MODEL.BACKBONE_DIM", 64)

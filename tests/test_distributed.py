@@ -1,14 +1,18 @@
 """Several processes: batch norm that they share, and an error that only one of them meets."""
 
+import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import CPU, in_processes
+from timm.layers import BatchNormAct2d
 from torch import nn
+from toys.norms import norms_of_two
 
-from usl import distributed
+from usl import InputError, distributed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -30,6 +34,76 @@ def test_shared_batch_norm_is_batch_norm(tmp_path, dtype):
     for name in ("running_mean", "running_var"):
         assert getattr(shared, name).dtype == torch.float32
         torch.testing.assert_close(getattr(shared, name), getattr(plain, name))
+
+
+def shared_alone(tmp_path, norm, x):
+    """What a norm that is shared makes in a world of one."""
+    norm.__class__ = distributed._SharedBatchNorm
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        return norm.train()(x), norm.eval()(x)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_norms_of_vectors_and_of_timm_are_shared(tmp_path):
+    torch.manual_seed(0)
+    for number, (build, shape) in enumerate(
+        ((nn.BatchNorm1d, (6, 3)), (lambda n: BatchNormAct2d(n, act_layer=nn.SiLU), (6, 3, 4, 4)))
+    ):
+        plain, shared, x = build(3), build(3), torch.randn(shape)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        training, tested = shared_alone(folder, shared, x)
+        torch.testing.assert_close(training, plain.train()(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tested, plain.eval()(x), atol=1e-5, rtol=1e-5)
+        assert shared.num_batches_tracked == plain.num_batches_tracked == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared_norms", [True, False])
+def test_norms_over_two_processes_or_alone(tmp_path, shared_norms):
+    kinds, means = in_processes(tmp_path / "two.py", 2, norms_of_two, shared_norms)
+    kind = ["_SharedBatchNorm"] * 2 if shared_norms else ["BatchNorm2d", "BatchNorm1d"]
+    assert kinds == kind
+    # A tenth of the way to the mean of both batches, 53.5, or of the first alone, 3.5; less biases.
+    assert (abs(means[0]) > 4) is shared_norms
+
+
+def test_more_processes_than_gpus_and_backends_that_are_not_there(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(InputError, match="4 processes and 2 GPUs on this machine; start at most"),
+        distributed.processes(cuda),
+    ):
+        raise AssertionError
+    for device, name, known in ((CPU, "nccl", "gloo on a CPU"), (cuda, "mpi", "nccl or gloo")):
+        with (
+            pytest.raises(InputError, match=f"`dist_backend` is '{name}'; choose {known}"),
+            distributed.processes(device, backend=name),
+        ):
+            raise AssertionError
+
+
+def test_where_processes_cannot_meet(tmp_path):
+    def launch(**options):
+        options = {"address": "tcp://localhost:10001", "nodes": 2, "node": 0} | options
+        distributed.launch([str(tmp_path / "none.py")], per_node=1, **options)
+
+    with pytest.raises(InputError, match="`node` is 2 of `nodes` 2; choose 0 to 1"):
+        launch(node=2)
+    for address in ("localhost:10001", "tcp://localhost", "env://", "tcp://localhost:99999"):
+        with pytest.raises(InputError, match=f"`address` is '{address}'; give one such as tcp://"):
+            launch(address=address)
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port} of `address` is in use; choose another"):
+            launch(address=f"tcp://localhost:{port}")
 
 
 ONE_FAILS = """

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import CPU, SIDE
+from helpers import CPU, SIDE, make_folder
 from oracles import moco_pil as pil
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as F
@@ -14,8 +14,10 @@ from torchvision.transforms import functional as F
 from usl import InputError
 from usl.augment.folder_views import FolderViews
 from usl.augment.moco import MocoTransform
+from usl.augment.randaugment import RandAugmentTransform, ScanTransform, WeakTransform
 from usl.augment.rng import Key
 from usl.data import folder
+from usl.data.datasets import open_dataset
 from usl.encoders.preprocess import NORMALIZATION, Preprocess
 
 MEAN, STD = NORMALIZATION["imagenet"]
@@ -135,3 +137,54 @@ def test_nothing_warns(folder_images):
         rows = torch.arange(len(folder_images))
         views.standard(rows)
         views(MocoTransform(size=SIDE), rows, Key(rows, 1))
+
+
+def test_crops_of_the_whole_image(image_folder, folder_images):
+    transform = MocoTransform(size=SIDE, jitter=0, grey=0, blur=0)
+    images = torch.arange(len(folder_images))
+    views = FolderViews(folder_images, SEEN, device=CPU, whole=True)
+    ours = views(transform, images, Key(images, 7))
+    whole = [image for image, _ in ImageFolder(image_folder / "train")]
+    for row, params in enumerate(sampled(transform, enumerate(whole), 7)):
+        theirs = F.resized_crop(whole[row], *params.box[0].tolist(), [SIDE, SIDE])
+        theirs = F.to_tensor(F.hflip(theirs) if params.flip[0] else theirs)
+        assert torch.equal(ours[row], SEEN.normalize(theirs[None])[0])
+    # What an encoder sees is the same either way.
+    resized = FolderViews(folder_images, SEEN, device=CPU)
+    assert torch.equal(views.standard(images), resized.standard(images))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [WeakTransform(padding=4), RandAugmentTransform(), ScanTransform(fill=0.5), MocoTransform()],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_what_is_prepared_is_what_would_have_been_made(folder_images, transform):
+    images, cache = torch.tensor([3, 0, 9]), 60000
+    plain, ahead = (FolderViews(folder_images, SEEN, device=CPU, cache_bytes=cache) for _ in "ab")
+    keys = [Key(images, 5, epoch) for epoch in range(4)]
+    for number, key in enumerate(keys):
+        for coming in keys[number : number + 2]:
+            ahead.prepare(transform, images, coming)
+        assert torch.equal(ahead(transform, images, key), plain(transform, images, key))
+    assert not ahead._coming
+
+
+def test_transforms_of_fixed_size_change_the_standard_view(folder_images):
+    images = torch.tensor([2, 7])
+    views = FolderViews(folder_images, SEEN, device=CPU)
+    key = Key(images, 5)
+    transform = WeakTransform(padding=4)
+    standard = plain(views.standard(images))
+    expected = transform.apply(standard, transform.sample(key, (SIDE, SIDE)))
+    torch.testing.assert_close(plain(views(transform, images, key)), expected)
+
+
+def test_an_error_of_what_is_prepared_is_said_when_it_is_asked_for(tmp_path):
+    broken = make_folder(tmp_path)
+    (broken / "train" / "ant" / "grey.png").write_bytes(b"no image")
+    images = torch.arange(2)
+    views = FolderViews(open_dataset("imagenet", broken), SEEN, device=CPU)
+    views.prepare(MocoTransform(), images, Key(images, 1))
+    with pytest.raises(InputError, match="cannot read image .*grey.png: it is in no known format"):
+        views(MocoTransform(), images, Key(images, 1))

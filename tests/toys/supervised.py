@@ -1,13 +1,18 @@
-"""A small supervised training."""
+"""A small supervised training, and tests whose answers are known."""
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from helpers import CPU, labelled, preprocess, small_backbone, tiny_images
 
 from usl.augment.moco import MocoTransform
 from usl.augment.views import Views
+from usl.data.datasets import ImageDataset
+from usl.encoders.preprocess import Preprocess
 from usl.models.classifier import Classifier
 from usl.training.loop import Plan, fit
-from usl.training.supervised import LabelledViews, supervised_step
+from usl.training.supervised import AccuracyEvaluator, LabelledViews, supervised_step
 
 
 def train(network, *, epochs=2, repeats=6, data=None):
@@ -28,3 +33,33 @@ def outcome():
     trained = train(network, epochs=1)
     weights = [w.double().flatten().tolist() for w in trained.network.state_dict().values()]
     return [trained.metrics["loss"].tolist(), weights]
+
+
+class Fixed(torch.nn.Module):
+    """Logits that do not depend on the image but on its first pixel, which is its number."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x):
+        return self.logits[(x[:, 0, 0, 0] * 255).round().long()]
+
+
+def numbered(count):
+    images = np.broadcast_to(
+        np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 32, 32, 3)
+    )
+    return ImageDataset("numbered", "test", images.copy(), np.zeros(count, np.int64), ("a",))
+
+
+def plain_preprocess(data):
+    return Preprocess(data.side, data.side)
+
+
+def accuracy_in_parts(count):
+    """What each process knows of all test images, of which it saw its part."""
+    data = replace(numbered(count), labels=np.arange(count) % 3, classes=tuple("abc"))
+    evaluator = AccuracyEvaluator(data, plain_preprocess(data), batch_size=4, device=CPU)
+    found = evaluator(Fixed(np.eye(3, dtype=np.float32)[np.arange(count) // 2 % 3]))
+    return found["accuracy"], evaluator.by_class(None).tolist(), len(evaluator.test)

@@ -20,6 +20,38 @@ def test_schedules():
     assert plan.factor(54, 104) == pytest.approx(0.5)
     assert plan.factor(104, 104) == pytest.approx(0.0)
     assert Plan(epochs=1, batch_size=2, lr=1.0, schedule="constant").factor(70, 104) == 1.0
+    # Four epochs of three steps, one of warm-up: the cosine falls between epochs only.
+    plan = Plan(epochs=4, batch_size=2, lr=1.0, warmup=3, schedule="epoch-cosine")
+    found = [plan.factor(step, 12, per_epoch=3) for step in range(12)]
+    assert found == pytest.approx([1 / 3, 2 / 3, 1] + [1] * 3 + [0.75] * 3 + [0.25] * 3)
+
+
+def test_epochs_that_count_as_done():
+    toy, other = Toy(start=1), Toy()
+    rows = toy.run().metrics
+    other.run()
+    assert toy.seen == other.seen[5:] and rows["epoch"].tolist() == [2, 3]
+    assert toy.rates == other.rates[5:]
+    for start in (-1, 3):
+        with pytest.raises(InputError, match=f"`start_epoch` is {start}; choose 0 to 2"):
+            Toy(start=start).run()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_step_and_the_next_are_prepared(accumulate):
+    toy, prepared = Toy(accumulate=accumulate, stop=8), []
+
+    def prepare(images, epoch, step):
+        prepared.append((len(toy.seen) // accumulate, images.tolist(), epoch, step))
+
+    toy.run(prepare=prepare)
+    for step in range(8):
+        of_step = [p for p in prepared if p[3] == step]
+        # Before itself and before the step before, with what it then sees.
+        assert {p[0] for p in of_step} == {max(0, step - 1), step}
+        seen = toy.seen[step * accumulate : (step + 1) * accumulate]
+        assert all(p[1] in seen and p[2] == step // 5 for p in of_step)
+    assert max(p[3] for p in prepared) == 7
 
 
 def test_an_epoch_visits_images_once_and_drops_the_last_batch():

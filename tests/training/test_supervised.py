@@ -1,5 +1,7 @@
 """Supervised training: the step against an oracle, views, accuracy, processes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from helpers import (
     tiny_images,
 )
 from oracles.networks import small_resnet_features
-from toys.supervised import outcome, train
+from toys.supervised import Fixed, accuracy_in_parts, numbered, outcome, plain_preprocess, train
 
 from usl import InputError
 from usl.augment.moco import MocoTransform
@@ -22,7 +24,7 @@ from usl.data.datasets import ImageDataset
 from usl.models.classifier import Classifier
 from usl.training import supervised
 from usl.training.loop import Plan, fit
-from usl.training.supervised import LabelledViews, supervised_step
+from usl.training.supervised import AccuracyEvaluator, LabelledViews, supervised_step
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -165,3 +167,31 @@ def test_two_processes_nearly_equal_one(tmp_path):
     assert two_loss == pytest.approx(one_loss, rel=1e-5)
     for a, b in zip(one, two, strict=True):
         assert b == pytest.approx(a, rel=1e-3, abs=1e-3)
+
+
+def test_right_among_the_five_most_probable():
+    data = numbered(8)
+    logits = np.arange(7.0)[None] * np.where(np.arange(8) < 6, 1, -1)[:, None]
+    # Of images 0 to 5 class 6 is the most probable, of the other two class 0.
+    logits = logits.astype(np.float32)
+    labels = np.array([6, 6, 2, 1, 0, 5, 0, 5])
+    data = replace(data, labels=labels, classes=tuple("abcdefg"))
+    evaluator = AccuracyEvaluator(data, plain_preprocess(data), batch_size=3, device=CPU, top5=True)
+    found = evaluator(Fixed(logits))
+    assert found == {"accuracy": 100 * 3 / 8, "top5": 100 * 5 / 8}
+    np.testing.assert_allclose(
+        evaluator.by_class(None), [50, 0, 0, np.nan, np.nan, 0, 100], equal_nan=True
+    )
+    # Of five classes or fewer it would be everything.
+    five = replace(data, labels=labels % 5, classes=tuple("abcde"))
+    evaluator = AccuracyEvaluator(five, plain_preprocess(five), batch_size=3, device=CPU, top5=True)
+    assert set(evaluator(Fixed(logits[:, :5]))) == {"accuracy"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [11, 1])
+def test_two_processes_test_their_parts_and_know_the_whole(tmp_path, count):
+    accuracy, by_class, seen = in_processes(tmp_path / "parts.py", 2, accuracy_in_parts, count)
+    alone = accuracy_in_parts(count)
+    assert accuracy == alone[0] and seen == -(-count // 2) and alone[2] == count
+    np.testing.assert_array_equal(by_class, alone[1])

@@ -308,16 +308,13 @@ def _statistics_once(
 @contextmanager
 def _still(block: nn.Module) -> Iterator[None]:
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    before = [
-        (norm.momentum, None if norm.num_batches_tracked is None else +norm.num_batches_tracked)
-        for norm in norms
-    ]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.get_buffer("num_batches_tracked").clone() for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
             norm.momentum = momentum
-            if norm.num_batches_tracked is not None and count is not None:
-                norm.num_batches_tracked.copy_(count)
+            norm.get_buffer("num_batches_tracked").copy_(count)

@@ -94,7 +94,12 @@ def fixmatch_defaults() -> CfgNode:
 
 # Those of FixMatch-pytorch and of the original, which grew from it.
 FLAGS = (
-    Flag(names=("--dataset",), key="DATASET.NAME", text="with the recipe of its YAML"),
+    Flag(
+        names=("--dataset",),
+        key="DATASET.NAME",
+        choices={"cifar10": "cifar10", "cifar100": "cifar100"},
+        text="with the recipe of its YAML",
+    ),
     Flag(names=("--num-labeled",), key="FIXMATCH.NUM_LABELED", kind=int, text="of slice<seed>"),
     Flag(
         names=("--get-labeled-inds-method",),
