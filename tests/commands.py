@@ -93,3 +93,15 @@ def own_images(root, run, *more):
         "--cfg", "configs/images_usl.yaml", "--opts", "DATASET.ROOT_DIR", root, "RUN_DIR", run,
         "MODEL.ARCH", "pixels", "DATASET.IMAGE_SIZE", 16, "USL.NUM_SELECTED_SAMPLES", 8, *more,
     )  # fmt: skip
+
+
+def simclrv2(root, run, *more):
+    """With the flags of the original, and two settings that make it small."""
+    words = [str(word) for word in more]
+    opts = words.index("--opts") if "--opts" in words else len(words)
+    return (
+        "--lr", 1.5, "--seed", 3, "--name-to-save", "mine", "--trainindex_x", root / "split.csv",
+        "-j", 1, "--batch-size", 6, "--eval-freq", 2, "--epochs", 4, "--weight-decay", 1e-4,
+        "--pretrain", root / "r14_0.125x_sk0.pth", "--roll-data", 2, *words[:opts], root, "--opts",
+        "DATASET.NAME", "folder", "DATASET.IMAGE_SIZE", 32, "RUN_DIR", run, *words[opts + 1 :],
+    )  # fmt: skip

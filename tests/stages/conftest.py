@@ -8,10 +8,12 @@ from commands import (
     MINE,
     PRETRAIN,
     SELECT,
+    SIMCLRV2,
     TINY,
     folder_pretraining,
     pretraining,
     selection,
+    simclrv2,
 )
 from helpers import ROOT, make_cifar, make_cld_checkpoint, random_statistics, run_script
 from PIL import Image
@@ -107,6 +109,33 @@ def small_folder(tmp_path_factory):
         root / "n.npy", (np.arange(36)[:, None] // 9 * 9) + (np.arange(36)[:, None] + range(6)) % 9
     )
     return root
+
+
+@pytest.fixture(scope="session")
+def simclr_folder(small_folder, tmp_path_factory):
+    """The same images, a small SimCLRv2 checkpoint and a split with pseudo-labels."""
+    root = tmp_path_factory.mktemp("simclr")
+    for split in ("train", "val"):
+        (root / split).symlink_to(small_folder / split)
+    torch.manual_seed(0)
+    size = "r14_0.125x_sk0"
+    network = random_statistics(new_network("SimCLRv2", 0, 0, cld=False, size=size))
+    save_encoder(root / f"{size}.pth", network, cld=False)
+    # Two images of each class; one pseudo-label is wrong.
+    rows = [f"{index},{'abcd'[index // 9]}/{index % 9}.png" for index in (0, 3, 9, 14, 20, 26, 30)]
+    labels = [0, 0, 1, 1, 2, 3, 3]
+    lines = [f"{row},{label}" for row, label in zip(rows, labels, strict=True)]
+    (root / "split.csv").write_text("\n".join(["Index,ImageID,Pseudolabel", *lines, ""]))
+    return root
+
+
+@pytest.fixture(scope="session")
+def simclr_run(simclr_folder, tmp_path_factory):
+    """A fine-tuning on them that nothing disturbed."""
+    run = tmp_path_factory.mktemp("run")
+    argv = [str(word) for word in simclrv2(simclr_folder, run)]
+    runpy.run_path(str(ROOT / SIMCLRV2))["main"](argv)
+    return run
 
 
 @pytest.fixture(scope="session")

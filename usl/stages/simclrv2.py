@@ -179,6 +179,8 @@ def method_of(cfg: CfgNode, images: AnyDataset) -> tuple[Method, dict[str, str]]
             weight_decay=cfg.OPTIMIZER.WEIGHT_DECAY,
         )
 
+    # So that an impossible optimizer is an error before anything is written.
+    optimizer(nn.Linear(1, 1))
     method = Method(
         network=network,
         step=steps_of(moco_transform(cfg.AUGMENT, preprocess_of(cfg, images).side)),
