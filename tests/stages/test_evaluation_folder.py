@@ -106,6 +106,25 @@ def test_fixmatch_by_the_flags_of_the_original(cifar, script, tmp_path, monkeypa
     assert metrics["step"].tolist() == [4, 6]
 
 
-def test_images_of_people_have_no_answers(small_folder, script, tmp_path):
-    with pytest.raises(InputError, match="the images of images have no labels, so accuracy cannot"):
+def test_photographs_that_nobody_sorted_and_answers_in_a_list(small_folder, script, tmp_path):
+    root, answers = tmp_path / "photos", ["Index,file,LabelName"]
+    (root / "train").mkdir(parents=True)
+    (root / "val").symlink_to(small_folder / "val")
+    for path in sorted((small_folder / "train").rglob("*.png")):
+        name = f"{path.parent.name}{path.name}"
+        (root / "train" / name).write_bytes(path.read_bytes())
+        if path.name in ("2.png", "5.png"):
+            index = len(list((root / "train").iterdir())) - 1
+            answers.append(f"{index},{name},{path.parent.name}")
+    (root / "answers.csv").write_text("\n".join(answers))
+    words = ("FIXMATCH.LABELED_INDICES_PATH", root / "answers.csv")
+    script(FIXMATCH, *fixmatch(root, tmp_path / "run", *words))
+    (row,) = rows_of(tmp_path / "run")
+    assert (row["budget"], row["list"]) == ("8", str(root / "answers.csv"))
+    by_class = pd.read_csv(tmp_path / "run" / "per_class.csv")
+    assert by_class["class"].tolist() == list("abcd")
+
+
+def test_images_that_cannot_be_tested(small_folder, script, tmp_path):
+    with pytest.raises(InputError, match="images without labels have no test images; choose anoth"):
         script(FIXMATCH, *fixmatch(small_folder, tmp_path / "run", "DATASET.NAME", "images"))

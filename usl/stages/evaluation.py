@@ -7,7 +7,7 @@ is one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,21 @@ def add_evaluation(c: CfgNode) -> CfgNode:
 def open_splits(cfg: CfgNode) -> tuple[AnyDataset, AnyDataset]:
     """The training and test images of the DATASET settings.
 
+    Training images need no labels, where a person's answers are in a list: their classes are then
+    those of the test images.
+
     Raises
     ------
     InputError
-        The images have no classes, so that nothing can be tested.
+        The test images have no labels, so that nothing can be tested.
     """
-    train = open_images(cfg, "train")
-    if train.labels is None:
+    train, test = open_images(cfg, "train"), open_images(cfg, "test")
+    if test.labels is None:
         raise InputError(
-            f"the images of {train.name} have no labels, so accuracy cannot be tested; put them in "
-            "one folder a class, below train and val"
+            f"the test images of {test.name} have no labels, so accuracy cannot be tested; put "
+            "them in one folder a class, below val"
         )
-    return train, open_images(cfg, "test")
+    return (train if train.classes else replace(train, classes=test.classes)), test
 
 
 @dataclass(frozen=True)

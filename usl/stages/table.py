@@ -173,8 +173,8 @@ RETIRED = {"AUGMENT.BACKEND": "random views are always made in batches"}
 
 
 def owners(key: str) -> list[str]:
-    """The scripts that have a setting."""
-    return [Path(name).name for name, stage in STAGES.items() if has(stage.defaults(), key)]
+    """The scripts that have a setting, each with its folder."""
+    return [name for name, stage in STAGES.items() if has(stage.defaults(), key)]
 
 
 def read_settings(
