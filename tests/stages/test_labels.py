@@ -209,6 +209,8 @@ def test_a_folder_and_nothing_are_no_lists(tmp_path):
         ("selective_labeling/released/cifar10_random_seed5.csv", "random"),
         ("slice3", "stratified"),
         ("/home/me/my_answers.csv", "my_answers"),
+        ("a/train_0.3p_gen_cifar10_usl-t_0.3_index.csv", "usl-t_0.3"),
+        ("train_12.5p_gen_random_seed3_index.csv", "random"),
     ],
 )
 def test_which_selector_a_list_comes_from(name, selector):

@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from commands import CIFAR, SIMCLR
-from helpers import printed, run_script
+import torch
+from commands import CIFAR, SIMCLR, SIMCLRV2
+from helpers import ROOT, printed, run_script
 
 
 @pytest.mark.slow
@@ -33,3 +34,30 @@ def test_pretraining_then_selection_on_digits(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert "checkpoint.pth is of other settings: OPTIMIZER.LR was 0.12 and is 0.5" in done.stderr
     assert len([x for x in done.stderr.splitlines() if x.startswith("error: ")]) == 1
+
+
+@pytest.mark.slow
+def test_a_small_simclrv2_from_pretraining_to_picks_and_accuracy(tmp_path, script, capsys):
+    size = ("MODEL.SIZE", "r14_0.125x_sk1")
+    script(
+        SIMCLR, "--cfg", "configs/digits_simclr.yaml", "--opts", "MODEL.ARCH", "SimCLRv2", *size,
+        "DATASET.TRANSFORM_NAME", "", "EPOCHS", 1, "DATALOADER.BATCH_SIZE", 256,
+        "RUN_DIR", tmp_path / "encoder",
+    )  # fmt: skip
+    encoder = tmp_path / "encoder" / "encoder.pth"
+    assert set(torch.load(encoder)) == {"resnet", "head"}
+    own = ("MODEL.ARCH", "SimCLRv2", *size, "MODEL.PRETRAIN_PATH", encoder,
+           "DATASET.TRANSFORM_NAME", "")  # fmt: skip
+    script(
+        CIFAR, "--cfg", "configs/digits_usl.yaml", "--opts", *own, "USL.SEEDS", "[1]",
+        "RUN_DIR", tmp_path / "picks",
+    )  # fmt: skip
+    picks = tmp_path / "picks" / "selected_indices_40_1.npy"
+    script(
+        SIMCLRV2, "--cfg", ROOT / "configs/digits.yaml", "--max-steps", 2, "--seed", 1,
+        "--trainindex_x", picks, "--opts", *own, "DATALOADER.BATCH_SIZE", 40,
+        "RUN_DIR", tmp_path / "run",
+    )  # fmt: skip
+    assert "40 labels of " in capsys.readouterr().out
+    weights = torch.load(tmp_path / "run" / "seed1" / "checkpoint.pth")["model"]
+    assert weights["linear.weight"].shape == (10, 256)

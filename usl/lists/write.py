@@ -134,4 +134,6 @@ def selector_of(path: str, dataset: str) -> str:
     """Which selector a list comes from, by its file or folder: ``cifar10_usl-t`` is ``usl-t``'s."""
     file = Path(path)
     run = file.parent.name if file.suffix == ".npy" else file.stem
+    # As :func:`index_csvs` calls them.
+    run = re.sub(r"^train_[\d.]+p_gen_(.+)_index$", r"\1", run)
     return re.sub(r"_seed(\d+|\{seed\})$", "", run).removeprefix(f"{dataset}_")
