@@ -32,8 +32,8 @@ This page is made from the code: the defaults of each script, and the comments a
 `usl/stages/`. Settings that share a comment share a row; in italics stands what holds for several.
 
 A script's settings are its defaults, changed by the YAML that `BASE` names, by the YAML of `--cfg`,
-by flags where a script has the original's, and by `--opts KEY VALUE …`, in this order. What a run used is in `RUN_DIR/config.yaml`, which
-`--cfg` takes again.
+by flags where a script has the original's, and by `--opts KEY VALUE …`, in this order. What a run
+used is in `RUN_DIR/config.yaml`, which `--cfg` takes again.
 
 - A mistyped key, a key of another stage, or a value of the wrong kind is an error that names it. A
   whole number serves where a number is needed.
@@ -229,6 +229,8 @@ def settings_page() -> str:
         twice = sum(other.endswith(f"/{name}") for other in STAGES) > 1
         cfg = STAGES[script].cfg
         without = f"Without `--cfg` it takes `{cfg}`." if cfg else ALONE
+        if STAGES[script].flags:
+            without = f"Without `--cfg` and flags it takes `{cfg}`; `--help` lists its flags."
         own = [row for row in rows if row not in everywhere]
         parts += [f"\n## {script if twice else name}\n", f"In `{folder}/`. {without}\n", table(own)]
     return "\n".join(parts) + "\n"

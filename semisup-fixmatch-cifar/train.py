@@ -36,7 +36,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         method,
         trials,
         (train, test),
-        title=f"FixMatch with {len(trials[0].labelled)} labels of {train.name}",
+        title=f"FixMatch with {trials[0].labelled} of {train.name}",
         facts={"Data set": train.name, "Network": cfg.MODEL.ARCH},
     )
 

@@ -37,7 +37,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         method,
         trials,
         (train, test),
-        title=f"What {len(trials[0].labelled)} labels of {train.name} are worth",
+        title=f"What {trials[0].labelled} of {train.name} are worth",
         facts={"Data set": train.name, "Network": cfg.MODEL.ARCH, "CLD": cfg.MODEL.USE_CLD},
         inputs={"encoder": source},
     )

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from helpers import CPU, in_processes
 from timm.layers import BatchNormAct2d
 from torch import nn
-from toys.norms import norms_of_two
+from toys.norms import norms_of_two, statistics_when_tested
 
 from usl import InputError, distributed
 
@@ -68,6 +68,13 @@ def test_norms_over_two_processes_or_alone(tmp_path, shared_norms):
     assert kinds == kind
     # A tenth of the way to the mean of both batches, 53.5, or of the first alone, 3.5; less biases.
     assert (abs(means[0]) > 4) is shared_norms
+
+
+@pytest.mark.slow
+def test_processes_test_the_same_network(tmp_path):
+    one, two = in_processes(tmp_path / "two.py", 2, statistics_when_tested)
+    # Twice: the network, and its average.
+    assert one == two and len(one) == 4 and one[0] != one[1]
 
 
 def test_more_processes_than_gpus_and_backends_that_are_not_there(monkeypatch):

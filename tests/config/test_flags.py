@@ -133,14 +133,14 @@ def test_the_rest_of_fixmatchs_flags(tmp_path, monkeypatch):
     cfg = fixmatch(
         "--dataset", "cifar10", "--get-labeled-inds-method", "usl_1", "--resume", "old.pth.tar",
         "--total-steps", 100, "--eval-step", 10, "--early-stop", 50, "--start-epoch", 1,
-        "--warmup", 2, "--nesterov", "--use-ema", "--ema-decay", 0.9, "--mu", 3, "--lambda-u", 0.5,
+        "--warmup", 20, "--nesterov", "--use-ema", "--ema-decay", 0.9, "--mu", 3, "--lambda-u", 0.5,
         "--T", 0.7, "--threshold", 0.8, "--amp", "--opt_level", "O2", "--no-progress",
         "--num-workers", 3, "--gpu-id", 2,
     )  # fmt: skip
     expected = {
         "FIXMATCH.LABELED_INDICES_PATH": str(tmp_path / "usl_1"), "STEPS": 100, "START_EPOCH": 1,
         "RESUME": str(tmp_path / "old.pth.tar"), "FIXMATCH.EVAL_STEPS": 10,
-        "FIXMATCH.EARLY_STOP": 50, "WARMUP_EPOCHS": 2, "EMA_DECAY": 0.9, "FIXMATCH.MU": 3,
+        "FIXMATCH.EARLY_STOP": 50, "WARMUP_STEPS": 20, "EMA_DECAY": 0.9, "FIXMATCH.MU": 3,
         "FIXMATCH.LAMBDA_U": 0.5, "FIXMATCH.TEMPERATURE": 0.7, "FIXMATCH.THRESHOLD": 0.8,
         "PRECISION": "auto", "DATALOADER.WORKERS": 3, "DEVICE": "cuda:2",
     }  # fmt: skip

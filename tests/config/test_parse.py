@@ -100,7 +100,7 @@ BAD_FILES = {
     "USL: {KNN: 3}": "unknown key USL.KNN; did you mean USL.KNN_K?",
     "KNN_K: 3": "unknown key KNN_K; did you mean USL.KNN_K?",
     "NONSENSE_XYZ: 3": "unknown key NONSENSE_XYZ; known: BASE, RUN_NAME",
-    "RANDOM: {SEEDS: [1]}": "RANDOM is a setting of another stage (selective_labeling/random-cifar.py, ",
+    "RANDOM: {SEEDS: [1]}": "RANDOM is a setting of another stage (selective_labeling/random-cif",
     "SELECT: {PATH: x}": "unknown key SELECT",
     "USL: {KNN_K: many}": "USL.KNN_K is 'many'; give a whole number",
     "USL: {KNN_K: 2.5}": "USL.KNN_K is 2.5; give a whole number",

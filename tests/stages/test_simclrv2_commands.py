@@ -110,7 +110,8 @@ def test_two_machines_by_the_flags_of_the_original(simclr_folder, tmp_path):
     words = (
         "--lr", 0.02, "--seed", 0, "--trainindex_x", simclr_folder / "split.csv", "--batch-size", 6,
         "--epochs", 2, "--pretrain", simclr_folder / "r14_0.125x_sk0.pth", "--world-size", 2,
-        "--dist-url", f"tcp://localhost:{free_port()}", "--multiprocessing-distributed", simclr_folder,
+        "--dist-url", f"tcp://localhost:{free_port()}", "--multiprocessing-distributed",
+        simclr_folder,
         "--roll-data", 2, "--opts", "DATASET.NAME", "folder", "DATASET.IMAGE_SIZE", 32,
         "DEVICE", "cpu",
     )  # fmt: skip

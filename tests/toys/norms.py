@@ -1,9 +1,11 @@
 """Norms of a network that trains in several processes."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from usl import distributed
+from usl.training.loop import Plan, fit
 
 
 def norms_of_two(shared_norms):
@@ -14,3 +16,25 @@ def norms_of_two(shared_norms):
     wrapped(x).sum().backward()
     kinds = [type(network[row]).__name__ for row in (1, 3)]
     return kinds, (network[1].running_mean / network[0].weight.flatten()).tolist()
+
+
+def statistics_when_tested():
+    """What each of the processes tests with, after norms that were not shared."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2))
+    x = torch.randn(16, 4)
+    seen = []
+
+    def make(wrapped):
+        return lambda images, epoch, number: (wrapped(x[images]).pow(2).sum(), {})
+
+    def evaluate(tested):
+        seen.append(tested[2].running_mean.tolist())
+        return {}
+
+    plan = Plan(epochs=2, batch_size=8, lr=0.1, ema=0.5, shared_norms=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    fit(network, make, optimizer, plan, images=16, device=torch.device("cpu"), evaluate=evaluate)
+    everyones = [None, None]
+    dist.all_gather_object(everyones, seen)
+    return everyones

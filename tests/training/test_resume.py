@@ -68,3 +68,62 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         Toy(tmp_path).run(resume=False)
     assert (tmp_path / CHECKPOINT).read_bytes() == good
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_checkpoint_from_elsewhere_and_the_settings_of_this_run(tmp_path):
+    whole = Toy(tmp_path / "other", stop=10)
+    (tmp_path / "other").mkdir()
+    whole.run()
+    given = tmp_path / "other" / CHECKPOINT
+    (tmp_path / "own").mkdir()
+    # A finished training of its own, begun otherwise, does not count.
+    Toy(tmp_path / "own").run()
+    toy = Toy(tmp_path / "own")
+    toy.optimizer.param_groups[0]["momentum"] = 0.25
+    found = toy.run(resume=given)
+    assert len(toy.seen) == 5 and found.began == 0
+    assert toy.optimizer.param_groups[0]["momentum"] == 0.25
+    # The same again goes on from where this got to.
+    again = Toy(tmp_path / "own")
+    again.run(resume=given)
+    assert again.seen == [] and torch.equal(again.weights(), toy.weights())
+
+
+def test_a_checkpoint_without_metrics_begins_where_it_stands(tmp_path):
+    (tmp_path / "a").mkdir()
+    Toy(tmp_path / "a", stop=5).run()
+    content = torch.load(tmp_path / "a" / CHECKPOINT)
+    old = {"state_dict": content["model"], "optimizer": content["optimizer"], "epoch": 1}
+    torch.save(old, tmp_path / "old.pth.tar")
+    found = Toy().run(resume=tmp_path / "old.pth.tar")
+    assert found.began == 5 and found.metrics["step"].tolist() == [10, 15]
+
+
+def test_losses_that_are_scaled_only_now(tmp_path):
+    Toy(tmp_path, stop=5).run()
+    content = torch.load(tmp_path / CHECKPOINT)
+    assert content["scaler"] == {}
+    toy = Toy(precision="float16")
+    toy.run(resume=tmp_path / CHECKPOINT)
+    assert len(toy.seen) == 10
+
+
+def test_a_training_that_is_to_stop_where_it_was_not_tested(tmp_path):
+    def evaluate(network):
+        return {"accuracy": 7.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        Toy(tmp_path, evaluate_every=3, die_at=8, save_every=1).run(evaluate=evaluate)
+    found = Toy(tmp_path, evaluate_every=3, stop=6, save_every=1).run(evaluate=evaluate)
+    assert found.metrics["accuracy"].tolist() == [7.0]
+    assert torch.load(tmp_path / CHECKPOINT)["metrics"][-1]["accuracy"] == 7.0
+
+
+def test_processes_that_are_not_at_the_same_step(monkeypatch):
+    # What three processes at steps 2, 2 and 5 would add up to.
+    total = torch.tensor([9.0, 33.0], dtype=torch.float64)
+    toy = Toy(batch_size=6)
+    monkeypatch.setattr("usl.training.resume.distributed.total", lambda x: total)
+    monkeypatch.setattr("usl.training.resume.distributed.world_size", lambda: 3)
+    with pytest.raises(InputError, match="processes begin at different steps, this one at 0; let"):
+        toy.run()

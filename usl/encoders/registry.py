@@ -179,6 +179,27 @@ def build_backbone(name: str, request: Request) -> tuple[nn.Module, int, dict[st
     return network, encoder.dim, encoder.source
 
 
+def pretrained_simclrv2(request: Request) -> tuple[SimclrEncoder, dict[str, str]]:
+    """A pretrained SimCLRv2 network with its head, in eval mode, and its source.
+
+    Raises
+    ------
+    InputError
+        No checkpoint, or one that does not fit what is asked for.
+    """
+    if request.checkpoint is None:
+        raise InputError(
+            f"encoder {SIMCLRV2} needs a `checkpoint`; give one, such as r50_1x_sk0.pth"
+        )
+    if request.weights != "model":
+        raise InputError(f"{SIMCLRV2}'s checkpoints have no weight average; set `weights` model")
+    path = request.checkpoint()
+    encoder = load_simclrv2(path, size=request.size, trust=request.trust)
+    if request.backbone_dim not in (None, encoder.dim):
+        raise InputError(f"`backbone_dim` is {request.backbone_dim}, {path} has {encoder.dim}")
+    return encoder, _source(SIMCLRV2, request, path)
+
+
 def saved_as_it_comes(name: str) -> bool:
     """Whether features of the encoder of this name are scaled to length 1 after loading.
 
@@ -338,14 +359,8 @@ def _from_checkpoint(name: str, request: Request) -> Encoder:
 
 def _simclrv2(name: str, request: Request) -> Encoder:
     preprocess = _simclrv2_preprocess(request)
-    if request.checkpoint is None:
-        raise InputError(f"encoder {name} needs a `checkpoint`; give one, such as r50_1x_sk0.pth")
-    path = request.checkpoint()
-    encoder = load_simclrv2(path, size=request.size, trust=request.trust)
-    if request.backbone_dim not in (None, encoder.dim):
-        raise InputError(f"`backbone_dim` is {request.backbone_dim}, {path} has {encoder.dim}")
+    encoder, source = pretrained_simclrv2(request)
     network: Any = Backbone(encoder) if request.output == "backbone" else encoder
-    source = _source(name, request, path)
     return Encoder(network.eval(), preprocess, network.out_dim, False, source)
 
 

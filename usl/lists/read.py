@@ -44,12 +44,18 @@ class Labelled:
         Classes, from 0.
     remarks : tuple of str
         What a person should know, such as the classes without a label.
+    pseudo : bool
+        The labels are pseudo-labels, of more images than a person has labelled.
     """
 
     name: str
     indices: Tensor
     labels: Tensor
     remarks: tuple[str, ...] = ()
+    pseudo: bool = False
+
+    def __str__(self) -> str:
+        return f"{len(self)} {'pseudo-labels' if self.pseudo else 'labels'}"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -100,7 +106,7 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
     if columns:
         given = [(line, row[columns[0]]) for line, row in rows]
         answers = _classes_of(given, images.classes, path, column=columns[0])
-    return _labelled(path, indices, answers, images)
+    return replace(_labelled(path, indices, answers, images), pseudo=columns == ["Pseudolabel"])
 
 
 def _from_answers(path: Path, images: AnyDataset) -> Labelled:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from usl import distributed
-from usl.artifacts import fingerprint
 from usl.augment.views import ImageViews
 from usl.checkpoints import load_weights, read_checkpoint, resumable
 from usl.cli import Call, choose_device
@@ -259,8 +258,6 @@ def _trained(
     folder = _folder_of(trial, cfg, run)
     make_step, prepare = method.step(views, trial)
     resume = resume_of(cfg, trial.seed)
-    if isinstance(resume, Path):
-        settings = settings | {"resumed": fingerprint(resume)}
     export = None
     if method.layout is not None and folder is not None:
         export = exporting(folder, method.layout(trial), name=method.name)
@@ -312,9 +309,12 @@ def _settings_of(trial: Trial, cfg: CfgNode, images: AnyDataset, section: str) -
     return settings | {"labelled": trial.labelled.fingerprint()}
 
 
-def training_seconds(metrics: pd.DataFrame, batch_size: int) -> float:
-    """Seconds of training without tests, from its rates: also of a run that was resumed."""
-    steps = metrics["step"].diff().fillna(metrics["step"])
+def training_seconds(metrics: pd.DataFrame, batch_size: int, *, began: int = 0) -> float:
+    """Seconds of training without tests, from its rates: also of a run that was resumed.
+
+    ``began``: the step before the first row's.
+    """
+    steps = metrics["step"].diff().fillna(metrics["step"] - began)
     return float((steps * batch_size / metrics["images_per_second"]).sum())
 
 
@@ -323,7 +323,7 @@ def outcome_of(
 ) -> Outcome:
     """What a training has come to; with ``last``, also the mean of so many last tests."""
     by_class = evaluator.by_class(trained.network)
-    seconds = training_seconds(trained.metrics, trial.plan.batch_size)
+    seconds = training_seconds(trained.metrics, trial.plan.batch_size, began=trained.began)
     return Outcome(trial.seed, trial.labelled, trained.metrics, by_class, seconds, last)
 
 
@@ -353,7 +353,7 @@ def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
         recent = f" (mean of the last tests {one.recent:.2f})" if one.last else ""
         raw = "" if one.raw is None else f", {one.raw:.2f} without averaging its weights"
         print(
-            f"seed {one.seed}, {len(one.labelled)} labels of {one.labelled.name}: "
+            f"seed {one.seed}, {one.labelled} of {one.labelled.name}: "
             f"accuracy {one.accuracy:.2f}{recent}{raw} in {one.seconds:.1f} s",
             flush=True,
         )

@@ -47,7 +47,7 @@ def fixmatch_defaults() -> CfgNode:
     c = add_evaluation(add_training(add_training_files(add_images(run_defaults()))))
     # FIXMATCH.SEEDS and FIXMATCH.EARLY_STOP instead; a part of a batch would be a batch of its own;
     # and there is no epoch but what lies between two tests.
-    for key in ("SEED", "MAX_STEPS", "ACCUMULATE", "EPOCHS", "EVALUATE_EVERY"):
+    for key in ("SEED", "MAX_STEPS", "ACCUMULATE", "EPOCHS", "EVALUATE_EVERY", "WARMUP_EPOCHS"):
         del c[key]
     # Labelled images of a step.
     c.DATALOADER.BATCH_SIZE = 64
@@ -65,6 +65,8 @@ def fixmatch_defaults() -> CfgNode:
     c.MODEL.TRUST_CHECKPOINT = False
     c.STEPS = 2**20
     c.SCHEDULE = "fixmatch"
+    # Steps of a linear warm-up.
+    c.WARMUP_STEPS = 0
     # Decay of the weight average, which is then tested beside the weights themselves; 0: none.
     c.EMA_DECAY = 0.999
     # SGD; no decay for biases and batch norm.
@@ -120,7 +122,7 @@ FLAGS = (
         text="labelled images of each process",
     ),
     Flag(names=("--lr", "--learning-rate"), key="OPTIMIZER.LR", kind=float),
-    Flag(names=("--warmup",), key="WARMUP_EPOCHS", kind=float, to=int),
+    Flag(names=("--warmup",), key="WARMUP_STEPS", kind=int, text="steps"),
     Flag(names=("--wdecay",), key="OPTIMIZER.WEIGHT_DECAY", kind=float),
     Flag(names=("--nesterov",), key="OPTIMIZER.NESTEROV", value=True),
     Flag(names=("--use-ema",), value=True, text="there is an average unless its decay is 0"),
@@ -176,7 +178,7 @@ def trials_of(cfg: CfgNode, images: AnyDataset) -> list[Trial]:
             batch_size=batch,
             lr=cfg.OPTIMIZER.LR,
             schedule=cfg.SCHEDULE,
-            warmup=cfg.WARMUP_EPOCHS * fixmatch.EVAL_STEPS,
+            warmup=cfg.WARMUP_STEPS,
             precision=precision_of(cfg),
             ema=cfg.EMA_DECAY,
             start=cfg.START_EPOCH,

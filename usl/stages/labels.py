@@ -65,7 +65,10 @@ def read_labels(cfg: CfgNode, section: str, images: AnyDataset, *, seed: int) ->
         return draw_labelled(images, budget, seed=int(name.removeprefix("slice")))
     what = f"list of labelled images ({key})"
     given = Path(name)
-    others = [Path(cfg.DATASET.ROOT_DIR) / "indexes" / given.name]
+    indexes = Path(cfg.DATASET.ROOT_DIR) / "indexes"
+    # A relative path was made absolute from the current folder.
+    inner = given.relative_to(Path.cwd()) if given.is_relative_to(Path.cwd()) else given.name
+    others = list(dict.fromkeys([indexes / inner, indexes / given.name]))
     if not given.suffix:
         others = [given.parent / "indices" / images.name / f"{given.name}.npy"]
     path = find_input(name, what, advice=_other_lists(given), others=others)

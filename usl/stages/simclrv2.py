@@ -9,20 +9,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from usl.artifacts import fingerprint
 from usl.cli import Call, choose_device
 from usl.config.flags import Flag
 from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
 from usl.distributed import launch, launched
-from usl.encoders.registry import SIMCLRV2, SMALL
-from usl.encoders.simclrv2 import load_simclrv2, size_of
+from usl.encoders.registry import SIMCLRV2, SMALL, pretrained_simclrv2
+from usl.encoders.simclrv2 import size_of
 from usl.errors import InputError
 from usl.models.classifier import Classifier
 from usl.models.simclrv2 import FineTuned, SimclrEncoder
 from usl.stages.evaluation import Method, Trial
 from usl.stages.finetune import labelled_defaults, steps_of
-from usl.stages.inputs import backbone_of, checkpoint_path, preprocess_of
+from usl.stages.inputs import backbone_of, preprocess_of, request_of
 from usl.stages.training import moco_transform
 from usl.training.lars import Lars
 from usl.training.layouts import Layout, simclrv2_layout
@@ -62,7 +61,7 @@ def simclrv2_defaults() -> CfgNode:
     return c
 
 
-# Those of the original; options that it has and this has not are said to be unknown.
+# Those of the original.
 FLAGS = (
     Flag(names=("data",), key="DATASET.ROOT_DIR", text="folder with train and val"),
     Flag(names=("--trainindex_x",), key="FINETUNE.LABELED_INDICES_PATH", text="labelled images"),
@@ -99,6 +98,8 @@ FLAGS = (
     Flag(names=("--rank",), key="DIST.NODE", kind=int, text="which of them this is"),
     Flag(names=("--dist-url",), key="DIST.URL"),
     Flag(names=("--dist-backend",), key="DIST.BACKEND"),
+    Flag(names=("--gpu",), key="DEVICE", kind=int, to=lambda number: f"cuda:{number}"),
+    Flag(names=("--nesterov",), value=True, text="of the original's SGD, not of LARS"),
     Flag(names=("--multi-epochs-data-loader",), value=True, text="threads decode all along"),
     Flag(names=("--use-persistent-workers",), value=True, text="threads decode all along"),
 )
@@ -153,9 +154,7 @@ def network_of(
         small = preprocess_of(cfg, images).side <= SMALL
         untrained = {"architecture": SIMCLRV2, "size": str(size)}
         return lambda: FineTuned(SimclrEncoder(size, small_images=small), classes), untrained
-    path = checkpoint_path(model)
-    pretrained = load_simclrv2(path, size=model.SIZE, trust=model.TRUST_CHECKPOINT)
-    source = {"architecture": SIMCLRV2, "checkpoint": path.name, "sha256": fingerprint(path)}
+    pretrained, source = pretrained_simclrv2(request_of(cfg, images))
     return lambda: FineTuned(copy.deepcopy(pretrained), classes), source
 
 
@@ -189,7 +188,7 @@ def method_of(cfg: CfgNode, images: AnyDataset) -> tuple[Method, dict[str, str]]
         top5=True,
         whole=True,
         layout=lambda trial: layout_of(cfg, trial, classes_of(cfg, images)),
-        name=f"_{cfg.RUN_NAME or Path(cfg.RUN_DIR).name}",
+        name="_" + (cfg.RUN_NAME or Path(cfg.RUN_DIR).name).replace("/", "-"),
     )
     return method, source
 

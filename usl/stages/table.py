@@ -141,7 +141,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "stop": ("FIXMATCH.EARLY_STOP", "MAX_STEPS"),
     "lr": ("OPTIMIZER.LR",),
     "schedule": ("SCHEDULE",),
-    "warmup": ("WARMUP_EPOCHS",),
+    "warmup": ("WARMUP_EPOCHS", "WARMUP_STEPS"),
     "accumulate": ("ACCUMULATE",),
     "precision": ("PRECISION", "FEATURES.PRECISION"),
     "ema": ("EMA_DECAY", "USLT_PRETRAIN.EMA_DECAY"),

@@ -51,7 +51,8 @@ def add_training(c: CfgNode) -> CfgNode:
     """Settings of every training: how long, how exactly, how often it is looked at."""
     # Order of the images, random views, and initial weights where there is no checkpoint.
     c.SEED = 0
-    # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew.
+    # auto: go on from RUN_DIR/checkpoint.pth if it is there; none: begin anew; or the path of a
+    # checkpoint to go on from, of this project or in the layout of the original's.
     c.RESUME = "auto"
     # Epochs that count as done before the first one.
     c.START_EPOCH = 0
@@ -117,6 +118,8 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0, batch: int | None = 
     batch = cfg.DATALOADER.BATCH_SIZE if batch is None else batch
     seed = cfg.get("SEED", 0)
     check_seeds([seed], "SEED")
+    if "SEED" in cfg:
+        check_resume(cfg, [seed])
     return Plan(
         epochs=cfg.EPOCHS,
         steps=cfg.STEPS,

@@ -180,7 +180,7 @@ def check_options(cfg: CfgNode) -> None:
             "more, and no smaller a MAX than MIN"
         )
     path = Path(cfg.RUN_DIR) / CHECKPOINT
-    if cfg.EVAL_ONLY and not path.exists():
+    if cfg.EVAL_ONLY and cfg.RESUME in ("auto", "none") and not path.exists():
         raise InputError(f"EVAL_ONLY, and there is no {path}; train first, or set RUN_DIR")
 
 
@@ -272,7 +272,8 @@ def _train_heads(
     """
     uslt, evaluator = cfg.USLT_PRETRAIN, _evaluator(cfg, test_images, views)
     if cfg.EVAL_ONLY:
-        path = Path(cfg.RUN_DIR) / CHECKPOINT
+        given = resume_of(cfg, cfg.SEED)
+        path = given if isinstance(given, Path) else Path(cfg.RUN_DIR) / CHECKPOINT
         content = read_checkpoint(path)
         which = "ema" if has_average(content) else "model"
         load_weights(network, weights_in(content, which=which), where=str(path))

@@ -61,6 +61,8 @@ class Lars(torch.optim.Optimizer):
                     norm, length = torch.linalg.vector_norm(w), torch.linalg.vector_norm(d)
                     scale = TRUST * norm / length
                     d *= torch.where((norm > 0) & (length > 0), scale, 1.0)
-                # As checkpoints of the original's fine-tuning call it.
-                mu = self.state[w].setdefault("mu", torch.zeros_like(w))
+                if not self.state[w]:
+                    # As checkpoints of the original's fine-tuning call it.
+                    self.state[w]["mu"] = torch.zeros_like(w)
+                mu = self.state[w]["mu"]
                 w.sub_(mu.mul_(group["momentum"]).add_(d), alpha=group["lr"])

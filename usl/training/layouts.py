@@ -65,7 +65,7 @@ def simclrv2_layout(options: dict[str, Any]) -> Layout:
     """The layout of SimCLRv2's fine-tuning; ``options`` of its command line, by their names."""
 
     def layout(content: dict[str, Any], row: dict[str, float], best: float) -> dict[str, Any]:
-        return {
+        found = {
             "epoch": content["epoch"],
             "state_dict": {f"module.{k}": v for k, v in content["model"].items()},
             "best_acc1": best,
@@ -73,6 +73,9 @@ def simclrv2_layout(options: dict[str, Any]) -> Layout:
             "args": argparse.Namespace(**options),
             "amp": None,
         }
+        if content["ema_model"] is not None:
+            found["ema_state_dict"] = content["ema_model"]
+        return found
 
     return layout
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from usl import distributed
+from usl.artifacts import fingerprint
 from usl.augment.rng import permutation
 from usl.errors import InputError
 from usl.training.resume import Stateful, TrainingState
@@ -161,10 +162,13 @@ class Trained:
         In eval mode: the weight average if there is one.
     metrics : DataFrame
         One row an epoch.
+    began : int
+        The step before its first one.
     """
 
     network: nn.Module
     metrics: pd.DataFrame
+    began: int = 0
 
 
 def fit(
@@ -236,6 +240,9 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
     free = ("save_every", "stop", "check_every")
     fixed = {k: v for k, v in asdict(plan).items() if k not in free}
+    given = resume if isinstance(resume, Path) else None
+    if given is not None:
+        fixed["resumed"] = fingerprint(given)
     state = TrainingState(
         network,
         optimizer,
@@ -246,9 +253,10 @@ def fit(
         extras={"scaler": scaler, **(extras or {})},
     )
     per_epoch = images // plan.batch_size
-    state.step = plan.start * per_epoch
+    state.step = state.began = plan.start * per_epoch
     if resume:
-        state.restore(per_epoch, given=resume if isinstance(resume, Path) else None)
+        state.restore(per_epoch, given=given)
+    state.check_processes()
     step_of = make_step(distributed.parallel(network, device, shared_norms=plan.shared_norms))
     total = plan.total(images)
     writer = _tensorboard(folder)
@@ -303,7 +311,12 @@ def fit(
     bar.close()
     if writer is not None:
         writer.close()
-    return Trained(state.evaluated().eval(), pd.DataFrame(state.rows))
+    if evaluate and state.tested_at < state.step:
+        # Taken up where it was to stop, between two tests.
+        state.rows[-1] |= state.tested(evaluate)
+        state.save()
+        state.save_metrics()
+    return Trained(state.evaluated().eval(), pd.DataFrame(state.rows), state.began)
 
 
 def _one_step(

@@ -73,6 +73,8 @@ class TrainingState:
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        # The step at which the rows begin, and that of the last test.
+        self.began = self.tested_at = 0
         self.average: AveragedModel | None = None
         if ema:
             average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
@@ -113,6 +115,10 @@ class TrainingState:
 
     def tested(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
         """What ``evaluate`` finds; of an average, also of the network that it is the average of."""
+        # Norms that are not shared have statistics of their own in every process.
+        for network in (self.network, self.evaluated()):
+            distributed.from_main(*network.buffers())
+        self.tested_at = self.step
         raw = {} if self.average is None else evaluate(self.network.eval())
         found = evaluate(self.evaluated().eval())
         return found | {f"{k} raw" if "/" in k else f"{k}/raw": v for k, v in raw.items()}
@@ -145,6 +151,8 @@ class TrainingState:
             "metrics": self.rows,
             "sums": self.sums,
             "count": self.count,
+            "began": self.began,
+            "tested_at": self.tested_at,
             "settings": self.settings,
             "random": torch.get_rng_state(),
         } | {name: extra.state_dict() for name, extra in self.extras.items()}
@@ -198,25 +206,41 @@ class TrainingState:
         if given is not None:
             self._take_up(read_checkpoint(given), given, per_epoch)
 
+    def check_processes(self) -> None:
+        """Raise InputError, in every process, unless all are at the same step."""
+        step = torch.tensor([self.step, self.step**2], dtype=torch.float64, device=self.device)
+        total, squares = distributed.total(step).tolist()
+        if squares * distributed.world_size() != total**2:
+            raise InputError(
+                f"processes begin at different steps, this one at {self.step}; let all of them "
+                "share one `run_dir`"
+            )
+
     def _take_up(self, content: dict[str, Any], path: Path, per_epoch: int) -> None:
         """Go on from what a checkpoint holds; see :func:`usl.checkpoints.resumable`."""
         weights, average = resumable(content, path)
         load_weights(self.network, weights, where=str(path))
         if self.average is not None:
             load_weights(self.average.module, average or weights, where=str(path))
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(content["optimizer"])
         except (KeyError, ValueError):
             raise InputError(
                 f"checkpoint {path} has no optimizer of this training; give one of this stage"
             ) from None
+        for group, options in zip(self.optimizer.param_groups, own, strict=True):
+            group |= options
         for name, extra in self.extras.items():
-            if name in content:
+            # That of losses that were not scaled is empty.
+            if content.get(name):
                 extra.load_state_dict(content[name])
         schedule = content.get("scheduler") or {}
         epochs = int(content.get("epoch", 0))
         self.step = int(content.get("step", schedule.get("last_epoch", epochs * per_epoch)))
         self.rows = content.get("metrics", [])
+        self.began = int(content.get("began", 0 if self.rows else self.step))
+        self.tested_at = int(content.get("tested_at", 0))
         self.sums = {k: v.to(self.device) for k, v in content.get("sums", {}).items()}
         self.count = content.get("count", 0)
         if "random" in content:
