@@ -40,7 +40,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         method,
         trials,
         (train, test),
-        title=f"SimCLRv2 with {trials[0].labelled} of {train.name}",
+        title=f"Fine-tuning with {trials[0].labelled} of {train.name}",
         facts={"Data set": train.name, "Network": cfg.MODEL.ARCH},
         inputs={"encoder": source},
     )

@@ -61,7 +61,7 @@ def test_what_a_run_leaves(simclr_run, simclr_folder):
     kept = read_checkpoint(simclr_run / "seed3" / "model_best_mine.pth.tar")
     assert kept["best_acc1"] == content["best_acc1"] and kept["epoch"] in (best, 4)
     report = (simclr_run / "report.html").read_text()
-    assert "SimCLRv2 with 7 pseudo-labels of folder" in report and "NaN" not in report
+    assert "Fine-tuning with 7 pseudo-labels of folder" in report and "NaN" not in report
 
 
 def test_the_split_by_its_columns_and_where_it_lies(simclr_folder, tmp_path):
