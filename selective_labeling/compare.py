@@ -2,12 +2,11 @@
 
     cd selective_labeling && python compare.py --cfg configs/digits_compare.yaml
 
-For every budget and seed: random picks, stratified ones (the same number from each class, which
-needs all labels), k-means centres, the densest image of each cluster, and USL. A logistic
-regression on the features of the picks is scored on the test images. Prints mean and standard
-deviation over the seeds, and what the features are worth with all labels known (weighted 20-NN);
-writes results.csv, one row a run, report.html, and every selection as
-lists/<budget>/<dataset>_<selector>_seed<seed>.csv, which fine_tune.py and FixMatch take.
+For every budget and seed the picks of COMPARE.SELECTORS; those called stratified, the same number
+from each class, need all labels. A logistic regression on the features of the picks is scored on
+the test images. Prints mean and standard deviation over the seeds, and what the features are worth
+with all labels known (weighted 20-NN); writes results.csv, one row a run, report.html, and every
+selection as lists/<budget>/<dataset>_<selector>_seed<seed>.csv, which the trainers take.
 """
 
 import pandas as pd
@@ -19,7 +18,7 @@ from usl.geometry.points import Points
 from usl.metrics import linear_probe, summarize, weighted_knn
 from usl.report.page import Table
 from usl.report.selection import Result
-from usl.selectors.registry import SELECTORS, Context
+from usl.selectors.registry import Context, selectors_named
 from usl.stages import compare, report, selection, usl
 from usl.stages.inputs import begin, encoder_of
 from usl.stages.table import stage
@@ -30,6 +29,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     train, test = compare.open_pool_and_tests(cfg)
     usl.check_settings(cfg, cfg.COMPARE.BUDGETS, len(train))
+    selectors = selectors_named(cfg.COMPARE.SELECTORS)
     listed = compare.listed_picks(cfg.COMPARE.LIST, train, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)
     encoder = encoder_of(cfg, train)
     run = begin(cfg, call)
@@ -52,8 +52,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         for seed in cfg.USL.SEEDS:
             # 2. The picks of every selector.
             selections = {
-                selector.title: selector(context, budget, seed=seed)
-                for selector in SELECTORS.values()
+                selector.title: selector(context, budget, seed=seed) for selector in selectors
             }
             selections |= listed[budget, seed]
             compare.save_lists(run, train.name, selections, budget=budget, seed=seed)
@@ -64,12 +63,14 @@ def main(cfg: CfgNode, call: Call) -> None:
                     features.values[picks], labels, held_out.values, test.labels
                 )
                 rows.append((train.name, title, budget, seed, accuracy))
-            picks, grouped = selections["USL"], context.clusters(budget, seed)
-            source = {"features": features.fingerprint}
+            # The last selector's are kept, and shown.
+            title = selectors[-1].title
+            picks, grouped = selections[title], context.clusters(budget, seed)
+            source = {"features": features.fingerprint, "selector": title}
             selection.save_picks(run, picks.numpy(), budget=budget, seed=seed, source=source)
             if budget == cfg.COMPARE.BUDGETS[0]:
                 sizes = grouped.sizes[grouped.labels[picks]].numpy()
-                shown.append(Result(f"USL, seed {seed}", picks.numpy(), sizes))
+                shown.append(Result(f"{title}, seed {seed}", picks.numpy(), sizes))
 
     # 4. Mean and standard deviation over seeds, and the accuracy of a vote of all labels.
     answers = torch.from_numpy(test.labels)

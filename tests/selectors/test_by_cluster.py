@@ -1,10 +1,11 @@
 """Picks by class and by cluster."""
 
+import numpy as np
 import torch
 from helpers import features
 
 from usl.geometry.kmeans import Clusters, kmeans
-from usl.selectors.by_cluster import central_picks, stratified_picks
+from usl.selectors.by_cluster import best_clusters, central_picks, stratified_picks
 
 
 def test_stratified_picks_have_equal_shares():
@@ -28,3 +29,23 @@ def test_central_picks_are_nearest_to_their_centroid():
     assert central_picks(x, grouped).tolist() == expected
     tied = Clusters(torch.tensor([1, 1, 0]), torch.tensor([[5.0], [1.0]], dtype=torch.float64))
     assert central_picks(torch.tensor([[2.0], [0.0], [5.0]]), tied).tolist() == [2, 0]
+
+
+def test_the_best_of_several_starts():
+    x = features("sphere", 90, 3)
+
+    def inertia(found):
+        rows = torch.from_numpy(x).double() - found.centroids[found.labels]
+        return float(rows.square().sum())
+
+    starts = [kmeans(x, 12, seed=seed, quiet=True) for seed in range(16, 24)]
+    best = best_clusters(x, 12, seed=2)
+    assert inertia(best) == min(map(inertia, starts)) < max(map(inertia, starts))
+
+
+def test_k_means_from_given_rows():
+    x = np.array([[0.0], [0.2], [5.0], [5.2], [9.0]], dtype=np.float32)
+    found = kmeans(x, 2, seed=3, start=torch.tensor([0, 1]), quiet=True)
+    assert found.labels.tolist() == [0, 0, 1, 1, 1]
+    once = kmeans(x, 2, seed=3, start=torch.tensor([0, 1]), iterations=1, quiet=True)
+    assert once.labels.tolist() == [0, 1, 1, 1, 1]

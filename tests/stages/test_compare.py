@@ -57,6 +57,33 @@ def test_compare_on_digits(tmp_path, script, capsys):
     kept = (tmp_path / "lists" / "40" / "digits_USL_seed2.csv").read_text().split()
     picks = np.load(tmp_path / "selected_indices_40_2.npy")
     assert kept == ["Index", *map(str, picks.tolist())]
+    with pytest.raises(
+        InputError, match="unknown COMPARE.SELECTORS 'rdss'; choose some of random, s"
+    ):
+        script(COMPARE, *argv, *options, "COMPARE.SELECTORS", "[usl, rdss]")
+    with pytest.raises(InputError, match="COMPARE.SELECTORS is .'usl', 'usl'.; choose some of ran"):
+        script(COMPARE, *argv, *options, "COMPARE.SELECTORS", "[usl, usl]")
     with pytest.raises(InputError, match="has 40 picks, and the budget is 41"):
         script(COMPARE, *argv, *options, "COMPARE.BUDGETS", "[41]", "COMPARE.LIST",
                tmp_path / "40" / "digits_mine_seed1.csv")  # fmt: skip
+
+
+def test_other_selectors(tmp_path, script, capsys):
+    names = ["kmeans-plusplus", "kmeans-best", "typiclust", "k-centre", "d2"]
+    script(
+        COMPARE, "--cfg", "configs/digits_compare.yaml", "--opts", "RUN_DIR", tmp_path,
+        "MODEL.ARCH", "pixels", "USL.SEEDS", "[1]", "COMPARE.BUDGETS", "[30]",
+        "COMPARE.SELECTORS", str(names),
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    for title in (
+        "best k-means centres",
+        "TypiClust",
+        "k-centre greedy",
+        "D2 sampling",
+    ):
+        assert title in out
+    # What was kept and shown is the last one's.
+    assert "D2 sampling, seed 1" in (tmp_path / "report.html").read_text()
+    kept = (tmp_path / "lists" / "30" / "digits_D2-sampling_seed1.csv").read_text().split()
+    assert kept[1:] == list(map(str, np.load(tmp_path / "selected_indices_30_1.npy").tolist()))

@@ -56,14 +56,16 @@ def kmeans(
     seed: int,
     iterations: int = 200,
     nonempty: int = 0,
+    start: Tensor | None = None,
     quiet: bool = False,
     device: str | torch.device = "cpu",
 ) -> Clusters:
     """Cluster points with Lloyd's algorithm.
 
     The first centroids are the points ``torch.randperm(N)[:clusters]`` drawn on the CPU after
-    ``torch.manual_seed(seed)`` (published selections depend on that). A cluster that empties is
-    never chosen again. Stopping once no label changes gives what all iterations would give.
+    ``torch.manual_seed(seed)`` (published selections depend on that), or those of ``start``. A
+    cluster that empties is never chosen again. Stopping once no label changes gives what all
+    iterations would give.
 
     Parameters
     ----------
@@ -79,6 +81,8 @@ def kmeans(
         order takes, from the clusters with members that differ, the point farthest from all
         centres: its centroid and the points taken before; its exact copies come with it. Only where
         nothing else is left it takes one of several copies, from a cluster with more than one.
+    start : Tensor (C,), int64, optional
+        Rows of the first centroids; ``seed`` then plays no part.
     quiet : bool
         Show no progress.
     device : str or torch.device
@@ -99,8 +103,10 @@ def kmeans(
         raise InputError(f"`clusters` is {clusters}; choose 1 to {len(points)}, the images")
     if iterations < 1:
         raise InputError(f"`iterations` is {iterations}; choose at least 1")
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randperm(len(points), generator=generator)[:clusters]
+    first = start
+    if first is None:
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randperm(len(points), generator=generator)[:clusters]
     with full_precision():
         result = _lloyd(points, points.host[first].double(), iterations, quiet)
     return _fill(points, result, nonempty)

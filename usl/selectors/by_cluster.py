@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.geometry.kmeans import Clusters, assigned_distances
-from usl.geometry.points import as_points, check_budget
+from usl.geometry.kmeans import Clusters, assigned_distances, kmeans
+from usl.geometry.points import as_points, check_budget, fold_sum
 
 
 def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
@@ -70,3 +70,38 @@ def central_picks(features: Any, clusters: Clusters) -> Tensor:
     first = torch.ones(len(order), dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
     return order[first]
+
+
+def best_clusters(
+    features: Any, clusters: int, *, seed: int, starts: int = 8, nonempty: int = 0
+) -> Clusters:
+    """The best of several k-means: that with the smallest sum of squared distances to centroids.
+
+    Parameters
+    ----------
+    features : array, tensor or Points, shape (N, D)
+    clusters : int
+        C.
+    seed : int
+        Its starts have the seeds ``seed · starts`` and those that follow.
+    starts : int
+    nonempty : int
+        As for :func:`usl.geometry.kmeans.kmeans`.
+
+    Returns
+    -------
+    Clusters
+        Of equal sums the first.
+
+    Raises
+    ------
+    InputError
+        As :func:`usl.geometry.kmeans.kmeans`.
+    """
+    points = as_points(features)
+    found = [
+        kmeans(points, clusters, seed=seed * starts + number, nonempty=nonempty, quiet=True)
+        for number in range(starts)
+    ]
+    sums = [float(fold_sum(assigned_distances(points, c.centroids, c.labels))) for c in found]
+    return found[sums.index(min(sums))]

@@ -5,7 +5,7 @@ To add one, write its rule in a file of this folder and enter it in ``SELECTORS`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +15,11 @@ from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, check_budget
-from usl.selectors.by_cluster import central_picks, stratified_picks
+from usl.selectors.by_cluster import best_clusters, central_picks, stratified_picks
+from usl.selectors.farthest import farthest_picks, squared_distance_picks
 from usl.selectors.random import random_picks
 from usl.selectors.regularizer import Regularizer
+from usl.selectors.typiclust import CLUSTERS, typical_picks
 from usl.selectors.usl import Picks, pick
 
 
@@ -89,11 +91,14 @@ class Selector:
         the same for the same arguments.
     uses_labels : bool
         It needs the labels of the whole pool, so it is a comparison, not a way to choose.
+    seeded : bool
+        Another seed gives other picks.
     """
 
     title: str
     choose: Callable[..., Tensor]
     uses_labels: bool = False
+    seeded: bool = True
 
     def __call__(self, context: Context, budget: int, *, seed: int) -> Tensor:
         """Choose ``budget`` images; see ``choose``.
@@ -110,6 +115,26 @@ class Selector:
         return self.choose(seen, budget, seed=seed)
 
 
+def selectors_named(names: Sequence[str]) -> list[Selector]:
+    """The selectors of these names, in their order.
+
+    Raises
+    ------
+    InputError
+        Names that are none, or come twice; the known ones are listed.
+    """
+    unknown = [name for name in names if name not in SELECTORS]
+    if unknown:
+        raise InputError(
+            f"unknown `selector` {unknown[0]!r}; choose some of {', '.join(SELECTORS)}"
+        )
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"`selector` is {list(names)}; choose some of {', '.join(SELECTORS)}, each once"
+        )
+    return [SELECTORS[name] for name in names]
+
+
 def _random(context: Context, budget: int, *, seed: int) -> Tensor:
     return random_picks(len(context.points), budget, seed=seed)
 
@@ -121,6 +146,29 @@ def _stratified(context: Context, budget: int, *, seed: int) -> Tensor:
 
 def _centres(context: Context, budget: int, *, seed: int) -> Tensor:
     return central_picks(context.points, context.clusters(budget, seed))[:budget]
+
+
+def _plusplus(context: Context, budget: int, *, seed: int) -> Tensor:
+    start = squared_distance_picks(context.points, budget, seed=seed)
+    grouped = kmeans(context.points, budget, seed=seed, start=start, nonempty=budget, quiet=True)
+    return central_picks(context.points, grouped)[:budget]
+
+
+def _best_centres(context: Context, budget: int, *, seed: int) -> Tensor:
+    grouped = best_clusters(context.points, budget, seed=seed, nonempty=budget)
+    return central_picks(context.points, grouped)[:budget]
+
+
+def _typiclust(context: Context, budget: int, *, seed: int) -> Tensor:
+    return typical_picks(context.points, context.clusters(min(budget, CLUSTERS), seed), budget)
+
+
+def _farthest(context: Context, budget: int, *, seed: int) -> Tensor:
+    return farthest_picks(context.points, budget)
+
+
+def _squared_distance(context: Context, budget: int, *, seed: int) -> Tensor:
+    return squared_distance_picks(context.points, budget, seed=seed)
 
 
 def _densest(context: Context, budget: int, *, seed: int) -> Tensor:
@@ -135,6 +183,11 @@ SELECTORS: dict[str, Selector] = {
     "random": Selector("random", _random),
     "stratified": Selector("stratified", _stratified, uses_labels=True),
     "kmeans-centres": Selector("k-means centres", _centres),
+    "kmeans-plusplus": Selector("k-means++ centres", _plusplus),
+    "kmeans-best": Selector("best k-means centres", _best_centres),
     "densest": Selector("densest per cluster", _densest),
+    "typiclust": Selector("TypiClust", _typiclust),
+    "k-centre": Selector("k-centre greedy", _farthest, seeded=False),
+    "d2": Selector("D2 sampling", _squared_distance),
     "usl": Selector("USL", _usl),
 }
