@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-from usl.augment.folder_views import FolderViews
+from usl.augment.folder_views import FolderViews, _name_of
 from usl.augment.moco import MocoTransform
 from usl.augment.rng import Key
 from usl.data.folder import FolderDataset
@@ -57,12 +57,14 @@ def crops(images: FolderDataset, size: int) -> None:
 def busy(images: FolderDataset, size: int, seconds: float, *, ahead: bool) -> float:
     """Share of the time in which a device that is busy for so long a batch waits."""
     views = FolderViews(images, SEEN, device=torch.device("cpu"), cache_bytes=0, whole=True)
-    transform, all_rows = MocoTransform(size=SIDE, jitter=0, grey=0, blur=0), batches(images, size)
+    transform = MocoTransform(size=SIDE)
+    all_rows = [(rows, Key(rows, 0, epoch)) for epoch in range(4) for rows in batches(images, size)]
     begin = time.perf_counter()
-    for number, rows in enumerate(all_rows):
-        for coming in all_rows[number : number + 2] if ahead else ():
-            views.prepare(transform, coming, Key(coming, 0))
-        views(transform, rows, Key(rows, 0))
+    for number, (rows, key) in enumerate(all_rows):
+        for coming in all_rows[number : number + 1 + ahead]:
+            views.prepare(transform, *coming)
+        # What comes after this a GPU would do.
+        views._coming.pop(_name_of(transform, rows, key)).result()
         time.sleep(seconds)
     spent = time.perf_counter() - begin
     return 1 - len(all_rows) * seconds / spent
