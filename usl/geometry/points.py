@@ -8,7 +8,7 @@ so gives the same bits for every block size, thread count and device.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,9 @@ from usl.errors import InputError
 BLOCK_ROWS = 16384
 # Elements of one float64 scratch array: 2 MB, so that it stays in a second-level cache.
 SCRATCH = 1 << 18
+# Values that :func:`same_bits` takes at once: whole registers, and too few for torch to share among
+# threads.
+AT_ONCE = 1 << 14
 # Features beyond this have squared distances that float32, in which they are saved, cannot hold.
 LARGEST = 1e15
 # Rows that an error lists before it stops.
@@ -190,6 +193,20 @@ def fold_sum(x: Tensor) -> Tensor:
             x[..., 0] += x[..., width - 1]
         width = half
     return x[..., 0].clone()
+
+
+def same_bits(values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """An elementwise function that gives the same bits wherever a value stands.
+
+    What is left over after the last full vector register may go another way in torch, as may the
+    parts that it hands to threads, so there is neither.
+    """
+    flat, out = values.flatten(), torch.empty_like(values).flatten()
+    for start, stop in blocks(len(flat), AT_ONCE):
+        some = torch.ones(AT_ONCE, dtype=flat.dtype, device=flat.device)
+        some[: stop - start] = flat[start:stop]
+        out[start:stop] = function(some)[: stop - start]
+    return out.view_as(values)
 
 
 def unit_rows(

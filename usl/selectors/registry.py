@@ -17,7 +17,10 @@ from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, check_budget
 from usl.selectors.by_cluster import best_clusters, central_picks, stratified_picks
 from usl.selectors.farthest import farthest_picks, squared_distance_picks
+from usl.selectors.maxherding import herding_picks
+from usl.selectors.probcover import cover_picks, pure_radius
 from usl.selectors.random import random_picks
+from usl.selectors.rdss import rdss_picks
 from usl.selectors.regularizer import Regularizer
 from usl.selectors.typiclust import CLUSTERS, typical_picks
 from usl.selectors.usl import Picks, pick
@@ -163,6 +166,21 @@ def _typiclust(context: Context, budget: int, *, seed: int) -> Tensor:
     return typical_picks(context.points, context.clusters(min(budget, CLUSTERS), seed), budget)
 
 
+def _probcover(context: Context, budget: int, *, seed: int) -> Tensor:
+    # The paper's pseudo-labels are k-means clusters, as many as there are classes, which nobody
+    # knows here.
+    radius = pure_radius(context.points, context.clusters(budget, seed).labels)
+    return cover_picks(context.points, budget, radius)
+
+
+def _maxherding(context: Context, budget: int, *, seed: int) -> Tensor:
+    return herding_picks(context.points, budget)
+
+
+def _rdss(context: Context, budget: int, *, seed: int) -> Tensor:
+    return rdss_picks(context.points, budget)
+
+
 def _farthest(context: Context, budget: int, *, seed: int) -> Tensor:
     return farthest_picks(context.points, budget)
 
@@ -187,6 +205,9 @@ SELECTORS: dict[str, Selector] = {
     "kmeans-best": Selector("best k-means centres", _best_centres),
     "densest": Selector("densest per cluster", _densest),
     "typiclust": Selector("TypiClust", _typiclust),
+    "probcover": Selector("ProbCover", _probcover),
+    "maxherding": Selector("MaxHerding", _maxherding, seeded=False),
+    "rdss": Selector("RDSS", _rdss, seeded=False),
     "k-centre": Selector("k-centre greedy", _farthest, seeded=False),
     "d2": Selector("D2 sampling", _squared_distance),
     "usl": Selector("USL", _usl),

@@ -23,6 +23,7 @@ from usl.geometry.points import (
     Points,
     blocks,
     fold_sum,
+    same_bits,
     squared_distances,
 )
 
@@ -32,8 +33,6 @@ FAR = 1e10
 TERM_ERROR = 1e-9
 # Elements of a float64 tile: half a second-level cache.
 TILE = 1 << 16
-# Powers computed at once: whole registers, and too few for torch to share among threads.
-AT_ONCE = 1 << 14
 # With a smaller share of picks that changed, only what these add is evaluated again.
 PARTIAL = 0.5
 # So many times as large as a sum the terms that went into it may be.
@@ -146,7 +145,9 @@ class Penalties:
                 self.points.exact[part, None], self.points.exact[picks][None]
             )
             counted, _ = self._counted(distances, self.assigned[part])
-            parts.append(fold_sum(_powers(counted.clamp_min_(SMALLEST), -self.reg.alpha)))
+            parts.append(
+                fold_sum(same_bits(counted.clamp_min_(SMALLEST), lambda d: d.pow_(-self.reg.alpha)))
+            )
         return torch.cat(parts)
 
     def _all(self, picks: Tensor) -> None:
@@ -307,17 +308,3 @@ class Penalties:
 
     def _nearest(self, distances: Tensor) -> int:
         return min(self.reg.horizon_num, distances.shape[1])
-
-
-def _powers(values: Tensor, exponent: float) -> Tensor:
-    """Powers that have the same bits wherever a value stands.
-
-    What is left over after the last full vector register may go another way in torch, as may the
-    parts that it hands to threads, so there is neither.
-    """
-    flat, out = values.flatten(), torch.empty_like(values).flatten()
-    for start, stop in blocks(len(flat), AT_ONCE):
-        some = torch.ones(AT_ONCE, dtype=flat.dtype, device=flat.device)
-        some[: stop - start] = flat[start:stop]
-        out[start:stop] = some.pow_(exponent)[: stop - start]
-    return out.view_as(values)

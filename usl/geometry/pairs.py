@@ -1,0 +1,146 @@
+"""All pairs of images, block by block in float64: sums and counts without an N × N matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from usl.geometry.points import (
+    SCRATCH,
+    UNIT64,
+    Points,
+    blocks,
+    first_copies,
+    same_bits,
+    squared_distances,
+)
+
+# Rows and columns of a block.
+SIDE = 2048
+# Distances that the median is taken of: of so many rows to each other.
+SAMPLE = 1000
+
+
+class Pairs:
+    """Squared distances of float64 products, right to some 13 digits, and exact ones.
+
+    Parameters
+    ----------
+    points : Points
+        N of them.
+
+    Attributes
+    ----------
+    error : float
+        How far a squared distance from products may be from the exact one.
+    """
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+        self.rows = points.shifted(points.exact)
+        self.norms = self.rows.square().sum(dim=1)
+        self.unit = points.scale**2
+        self.error = 8 * (points.dim + 16) * UNIT64 * self.unit
+
+    def squared(self, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
+        """Squared distances (n, m), float64, within ``error``."""
+        x, y = self.rows[rows], self.rows[columns]
+        found = torch.addmm(self.norms[columns][None, :], x, y.T, alpha=-2)
+        return found.add_(self.norms[rows][:, None]).clamp_min_(0).mul_(self.unit)
+
+    def upper(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Blocks of rows, of columns that do not come before them, and their distances."""
+        for start, stop in blocks(len(self.rows), SIDE):
+            for first, last in blocks(len(self.rows), SIDE):
+                if first >= start:
+                    rows, columns = slice(start, stop), slice(first, last)
+                    yield rows, columns, self.squared(rows, columns)
+
+    def exact(self, target: Tensor) -> Tensor:
+        """Exact squared distances of all images to one point (D,), (N,), float64, on the CPU."""
+        found = torch.empty(len(self.points), dtype=torch.float64)
+        for start, stop in blocks(len(self.points), max(1, SCRATCH // self.points.dim)):
+            found[start:stop] = squared_distances(self.points.host[start:stop], target)
+        return found
+
+    def median(self) -> float:
+        """Median exact squared distance of some images to each other, evenly spaced rows.
+
+        1, where most of them are copies.
+        """
+        step = -(-len(self.points) // SAMPLE)
+        some = self.points.host[::step]
+        if len(some) < 2:
+            return 1.0
+        above = torch.cat([squared_distances(some[i + 1 :], some[i]) for i in range(len(some) - 1)])
+        return float(above.median()) or 1.0
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The kernel ``k(a, b) = exp(-d²(a, b) / (2 · width²))`` over all images.
+
+    Attributes
+    ----------
+    pairs : Pairs
+    squared_width : float
+    """
+
+    pairs: Pairs
+    squared_width: float
+
+    @property
+    def error(self) -> float:
+        """How far a value, or a mean of values, from products may be from the exact one."""
+        return self.pairs.error / (2 * self.squared_width) + 1e-12
+
+    def of(self, squared: Tensor) -> Tensor:
+        """Kernel values of squared distances, which are overwritten."""
+        return squared.mul_(-0.5 / self.squared_width).exp_()
+
+    def means(self) -> Tensor:
+        """Mean kernel value of each image to all, (N,), float64, within ``error``, on the CPU."""
+        sums = torch.zeros(len(self.pairs.rows), dtype=torch.float64, device=self.pairs.rows.device)
+        for rows, columns, squared in self.pairs.upper():
+            values = self.of(squared)
+            sums[rows] += values.sum(dim=1)
+            if rows.start != columns.start:
+                sums[columns] += values.sum(dim=0)
+        return (sums / len(sums)).cpu()
+
+    def row(self, image: int) -> Tensor:
+        """Exact values of one image to all, (N,), float64, the same bits everywhere."""
+        squared = self.pairs.exact(self.pairs.points.host[image])
+        return same_bits(squared.mul_(-0.5 / self.squared_width), torch.exp)
+
+
+class Settled:
+    """The best image by a score that products give within an error.
+
+    Parameters
+    ----------
+    points : Points
+    exact : callable
+        Given an image, its exact score. Copies have the same.
+    """
+
+    def __init__(self, points: Points, exact: Callable[[int], float]) -> None:
+        self.first, self.exact = first_copies(points.host), exact
+
+    def best(self, scores: Tensor, free: Tensor, error: float) -> int:
+        """The free image (N,), bool, with the highest exact score; of equal ones the lowest index.
+
+        ``scores`` (N,) are within ``error`` of it.
+        """
+        scores = torch.where(free, scores, -torch.inf)
+        rivals = (scores >= scores.max() - 2 * error).nonzero()[:, 0]
+        # Of copies the first that is free.
+        stand_ins = dict.fromkeys(self.first[rivals].tolist())
+        if len(stand_ins) > 1:
+            found = {image: self.exact(image) for image in stand_ins}
+            top = max(found.values())
+            rivals = rivals[[found[image] == top for image in self.first[rivals].tolist()]]
+        return int(rivals[0])
