@@ -4,7 +4,7 @@ from typing import Any
 
 from usl.errors import InputError
 from usl.selectors.regularizer import Regularizer
-from usl.selectors.usl import Selection, select
+from usl.selectors.select import Selection, select
 
 __all__ = ["USL", "InputError", "Regularizer", "Selection", "select"]
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from helpers import printed_alone
 from PIL import Image
 
 from usl import InputError
+from usl.selectors.maxherding import herding_picks
 
 
 def table_of(path):
@@ -153,4 +154,35 @@ def test_a_backend_that_is_not_there_names_its_key(tmp_path, script, monkeypatch
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match=r"KNN.BACKEND faiss is not installed: pip install 'usl"):
         script(FEATURES, *options(tmp_path / "x.npy", tmp_path / "run", "KNN.BACKEND", "faiss"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_selector(pets, tmp_path, script, capsys):
+    run = tmp_path / "run"
+    script(FEATURES, *options(pets, run, "SELECTOR", "maxherding", "FEATURES.ID_COLUMN", "name"))
+    picks = printed_alone(capsys.readouterr().out)
+    x = pd.read_csv(pets)[[f"d{i}" for i in range(4)]].to_numpy()
+    assert picks == herding_picks(x, 5).tolist()
+    rows = table_of(run / "selected.csv")
+    # Each pick stands for the rows that are nearest to it.
+    nearest = np.square(x[:, None] - x[picks][None]).sum(axis=2).argmin(axis=1)
+    assert [int(row["ClusterSize"]) for row in rows] == np.bincount(nearest).tolist()
+    assert [int(row["Cluster"]) for row in rows] == list(range(5))
+    assert "maxherding" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("SELECTOR", "best"), "unknown SELECTOR 'best'; choose some of random, stratified,"),
+        (("SELECTOR", "stratified"), "SELECTOR stratified needs the labels of all images, which"),
+        (
+            ("SELECTOR", "rdss", "USL.LABELED_INDICES_PATH", "a.npy"),
+            "SELECTOR rdss does not go on from USL.LABELED_INDICES_PATH; only usl does",
+        ),
+    ],
+)
+def test_selectors_that_cannot_choose_here(pets, tmp_path, script, more, message):
+    with pytest.raises(InputError, match=message):
+        script(FEATURES, *options(pets, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()

@@ -40,6 +40,12 @@ def assigner(points: Points) -> Assign:
     return lambda centroids, allowed, moved: _by_torch(points, centroids, allowed)
 
 
+def nearest_centroids(points: Points, centroids: Tensor) -> Tensor:
+    """The nearest of centroids (C, D), float64, of each point, (N,), int64, on the CPU."""
+    every = torch.ones(len(centroids), dtype=torch.bool, device=points.device)
+    return assigner(points)(centroids.to(points.device), every, every).cpu()
+
+
 class _Compiled:
     """Compares a point with all centroids only where its own has moved, else with those that have.
 

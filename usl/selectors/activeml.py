@@ -9,7 +9,7 @@ from skactiveml.base import SingleAnnotatorPoolQueryStrategy
 from skactiveml.utils import MISSING_LABEL, check_scalar, is_labeled
 
 from usl.selectors.regularizer import Regularizer
-from usl.selectors.usl import select
+from usl.selectors.select import select
 
 
 class USLQueryStrategy(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from usl.selectors.regularizer import Regularizer
-from usl.selectors.usl import select
+from usl.selectors.select import select
 
 
 class USL(BaseEstimator):  # type: ignore[misc]

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from usl.errors import InputError
+from usl.geometry.assignment import nearest_centroids
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, check_budget
@@ -136,6 +138,31 @@ def selectors_named(names: Sequence[str]) -> list[Selector]:
             f"`selector` is {list(names)}; choose some of {', '.join(SELECTORS)}, each once"
         )
     return [SELECTORS[name] for name in names]
+
+
+def chosen_by(
+    selector: Selector, context: Context, budget: int, *, seed: int
+) -> tuple[Clusters, Picks]:
+    """Choose, and say which images each pick stands for: those that are nearest to it.
+
+    Returns
+    -------
+    clusters : Clusters
+        As many as picks, in their order, with the picks as centroids.
+    picks : Picks
+        Their scores are the densities.
+
+    Raises
+    ------
+    InputError
+        As :class:`Selector` when it is called.
+    """
+    indices = selector(context, budget, seed=seed)
+    centroids = context.points.host[indices].double()
+    labels = nearest_centroids(context.points, centroids)
+    # Of copies every pick stands for itself.
+    labels[indices] = torch.arange(budget)
+    return Clusters(labels, centroids), Picks(indices, torch.arange(budget), context.densities())
 
 
 def _random(context: Context, budget: int, *, seed: int) -> Tensor:

@@ -16,8 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
-from usl.geometry.kmeans import kmeans
-from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, as_points, check_budget
 from usl.selectors.regularizer import Penalties, Regularizer
 
@@ -39,98 +37,6 @@ class Picks:
     indices: Tensor
     clusters: Tensor
     scores: Tensor
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What :func:`select` returns; tensors on the CPU.
-
-    Attributes
-    ----------
-    picks : Tensor (B,), int64
-        Rows of the features worth labelling, clusters in index order.
-    clusters : Tensor (N,), int64
-        Cluster of every image.
-    density : Tensor (N,), float64
-        1 / mean squared distance to the K nearest neighbours.
-    scores : Tensor (N,), float64
-        Density minus the regulariser, in the last round.
-    """
-
-    picks: Tensor
-    clusters: Tensor
-    density: Tensor
-    scores: Tensor
-
-
-def select(
-    features: Any,
-    budget: int,
-    *,
-    seed: int = 0,
-    k: int = 400,
-    iterations: int = 200,
-    clusters: int | None = None,
-    regularizer: Regularizer | None = None,
-    labelled: Sequence[int] | Tensor = (),
-    backend: str = "auto",
-    device: str | torch.device = "cpu",
-) -> Selection:
-    """Choose the ``budget`` images most worth labelling, with USL.
-
-    Parameters
-    ----------
-    features : array, tensor or Points, shape (N, D)
-        Embeddings of all images; the paper's are L2-normalised.
-    budget : int
-        B, number of picks, from 1 to N.
-    seed : int
-        Of the first k-means centroids.
-    k : int
-        Neighbours that make the density, the image itself included; at most N.
-    iterations : int
-        Limit of k-means.
-    clusters : int, optional
-        C ≥ B; default B, and as many more as there are labelled images. The first B clusters with
-        members are used, or with ``labelled`` the B largest that none of these is in.
-    regularizer : Regularizer, optional
-        Default ``Regularizer()``, the paper's values for CIFAR-10.
-    labelled : sequence of int
-        Rows whose labels are known: their clusters are taken, and new picks keep away from them.
-    backend : str
-        See :func:`usl.geometry.neighbors.exact.find_neighbors`.
-    device : str or torch.device
-        Where to compute, unless ``features`` are Points.
-
-    Returns
-    -------
-    Selection
-        With exactly ``budget`` distinct picks.
-
-    Raises
-    ------
-    InputError
-        Bad features, or an option out of range.
-
-    Notes
-    -----
-    Wang, Lian and Yu, "Unsupervised Selective Labeling for More Effective Semi-Supervised
-    Learning", ECCV 2022, section 3.
-    """
-    points = as_points(features, device)
-    known = check_labelled(labelled, budget, len(points))
-    wanted = budget + len(known) if clusters is None else clusters
-    if wanted < budget + len(known):
-        raise InputError(
-            f"`clusters` is {wanted}; choose at least {budget + len(known)}, the budget and the "
-            "labelled images"
-        )
-    density = find_neighbors(points, k, backend=backend).density
-    needed = budget + len(known)
-    grouped = kmeans(points, wanted, seed=seed, iterations=iterations, nonempty=needed)
-    reg = regularizer or Regularizer()
-    picks = pick(points, density, grouped.labels, budget, reg, labelled=known)
-    return Selection(picks.indices, grouped.labels, density, picks.scores)
 
 
 def check_labelled(labelled: Sequence[int] | Tensor, budget: int, images: int) -> Tensor:

@@ -10,7 +10,7 @@ from usl.errors import InputError
 from usl.lists.copies import check_form
 from usl.stages.duplicates import add_duplicates
 from usl.stages.inputs import open_images
-from usl.stages.usl import usl_imagenet_defaults
+from usl.stages.usl import add_selector, usl_imagenet_defaults
 
 
 def images_defaults() -> CfgNode:
@@ -36,7 +36,7 @@ def images_defaults() -> CfgNode:
     c.USL.REG.ALPHA = 1.0
     c.USL.REG.HORIZON_NUM = 32
     c.USL.REG.EXCLUDE_SAME_CLUSTER = True
-    add_duplicates(c)
+    add_selector(add_duplicates(c))
     c.USL.SEEDS = [1]
     # Copies of the picks, under their names, in RUN_DIR: folder, zip, or empty for none.
     c.PICKS_TO = ""

@@ -14,12 +14,14 @@ from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
+from usl.geometry.kmeans import Clusters
 from usl.geometry.points import Points, check_budget
 from usl.lists.exports import check_exports
 from usl.lists.read import Known, read_known
 from usl.lists.write import Selected, selected_csv
 from usl.report.selection import Duplicates, Result, print_picks
 from usl.run import Run, log
+from usl.selectors.registry import Context, chosen_by, selectors_named
 from usl.selectors.regularizer import Regularizer
 from usl.selectors.usl import check_labelled
 from usl.stages import report, selection
@@ -87,6 +89,14 @@ def add_labelled(c: CfgNode) -> CfgNode:
     return c
 
 
+def add_selector(c: CfgNode) -> CfgNode:
+    """Settings of stages that choose for anyone, not as the original does."""
+    # The rule: usl; or random, kmeans-centres, kmeans-plusplus, kmeans-best, densest, typiclust,
+    # probcover, maxherding, rdss, k-centre, d2, which USL.REG says nothing to.
+    c.SELECTOR = "usl"
+    return c
+
+
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
     return add_labelled(selection.add_export(add_usl(embedding_defaults())))
@@ -104,7 +114,7 @@ def usl_imagenet_defaults() -> CfgNode:
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
     c = selection.add_export(add_features(add_usl(add_recompute(run_defaults()))))
-    add_labelled(c)
+    add_selector(add_labelled(c))
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""
@@ -123,6 +133,7 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     for budget in budgets:
         check_budget(budget, images)
     check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
+    check_selector(cfg)
     k = selection.neighbors_for(cfg.USL.KNN_K, images, max(budgets))
     selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
@@ -137,6 +148,20 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     if cfg.get("EXPORT") and "IMAGES" in cfg.get("FEATURES", {}) and not cfg.FEATURES.IMAGES:
         raise InputError("EXPORT needs the files of the rows; give FEATURES.IMAGES")
     regularizer_of(cfg.USL.REG)
+
+
+def check_selector(cfg: CfgNode) -> None:
+    """Raise InputError unless SELECTOR, where there is one, can choose here."""
+    name = cfg.get("SELECTOR", "usl")
+    (selector,) = selectors_named([name])
+    if selector.uses_labels:
+        raise InputError(
+            f"SELECTOR {name} needs the labels of all images, which are to be saved; choose another"
+        )
+    if name != "usl" and cfg.USL.LABELED_INDICES_PATH:
+        raise InputError(
+            f"SELECTOR {name} does not go on from USL.LABELED_INDICES_PATH; only usl does"
+        )
 
 
 def regularizer_of(reg: CfgNode) -> Regularizer:
@@ -264,15 +289,25 @@ def choose(
     selected, coverage = [], None
     for seed in cfg.USL.SEEDS:
         # 2. One cluster for every label we can afford.
-        grouped = selection.clusters(
-            run, features, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS,
-            dataset="" if images is None else images.name, labelled=len(labelled),
-        )  # fmt: skip
-        # 3. From each, a dense image far from the other picks.
-        chosen, source = selection.picks(
-            run, features, points, density, grouped,
-            budget=budget, seed=seed, regularizer=regularizer, labelled=labelled,
-        )  # fmt: skip
+        def cluster(budget: int, seed: int) -> Clusters:
+            return selection.clusters(
+                run, features, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS,
+                dataset="" if images is None else images.name, labelled=len(labelled),
+            )  # fmt: skip
+
+        # 3. From each, a dense image far from the other picks; or what another rule chooses.
+        if cfg.get("SELECTOR", "usl") == "usl":
+            grouped = cluster(budget, seed)
+            chosen, source = selection.picks(
+                run, features, points, density, grouped,
+                budget=budget, seed=seed, regularizer=regularizer, labelled=labelled,
+            )  # fmt: skip
+        else:
+            (selector,) = selectors_named([cfg.SELECTOR])
+            context = Context(points, density.density, cluster)
+            with run.timed("picks"):
+                grouped, chosen = chosen_by(selector, context, budget, seed=seed)
+            source = {"features": features.fingerprint, "selector": cfg.SELECTOR, "seed": seed}
         indices = chosen.indices.numpy()
         named = pool.rows[indices]
         selection.save_picks(run, named, budget=budget, seed=seed, source=source)
@@ -303,7 +338,9 @@ def choose(
         run,
         results,
         title=title,
-        facts=facts | {"Neighbours": selection.neighbors_fact(k, cfg.KNN.BACKEND, density)},
+        facts=facts
+        | {"Selector": selectors_named([cfg.get("SELECTOR", "usl")])[0].title}
+        | {"Neighbours": selection.neighbors_fact(k, cfg.KNN.BACKEND, density)},
         images=images,
         points=points,
         color=density.density,

@@ -1,0 +1,46 @@
+"""Choosing by name, in one call, and which images each pick stands for."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import features
+
+import usl
+from usl import InputError
+from usl.geometry.points import Points
+from usl.selectors.registry import SELECTORS, Context, chosen_by
+
+OTHERS = [name for name, selector in SELECTORS.items() if not selector.uses_labels]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_selector_by_name(name):
+    x = features("sphere", 90, 5)
+    found = usl.select(x, 8, seed=3, k=10, selector=name)
+    assert len(set(found.picks.tolist())) == 8
+    if name == "usl":
+        return
+    expected = SELECTORS[name](Context(Points(x), found.density), 8, seed=3)
+    assert torch.equal(found.picks, expected)
+    distances = np.square(x[:, None].astype(np.float64) - x[found.picks][None]).sum(axis=2)
+    assert found.clusters.tolist() == distances.argmin(axis=1).tolist()
+    assert torch.equal(found.scores, found.density)
+
+
+def test_of_copies_every_pick_stands_for_itself():
+    x = np.repeat(features("sphere", 3, 4), 3, axis=0)
+    clusters, picks = chosen_by(SELECTORS["k-centre"], Context(Points(x)), 9, seed=0)
+    assert clusters.labels[picks.indices].tolist() == list(range(9))
+    assert clusters.sizes.tolist() == [1] * 9
+
+
+def test_what_other_selectors_do_not_take():
+    x = features("sphere", 30, 4)
+    with pytest.raises(
+        InputError, match="MaxHerding takes no labels and no `clusters`; leave them"
+    ):
+        usl.select(x, 5, k=5, selector="maxherding", labelled=[3])
+    with pytest.raises(InputError, match="unknown `selector` 'best'; choose some of random, strat"):
+        usl.select(x, 5, k=5, selector="best")
+    with pytest.raises(InputError, match="selector stratified needs the labels of the whole pool"):
+        usl.select(x, 5, k=5, selector="stratified")
