@@ -10,7 +10,7 @@ import torch.distributed as dist
 from helpers import CPU, in_processes
 from timm.layers import BatchNormAct2d
 from torch import nn
-from toys.norms import norms_of_two, statistics_when_tested
+from toys.norms import norms_together
 
 from usl import InputError, distributed
 
@@ -61,19 +61,12 @@ def test_norms_of_vectors_and_of_timm_are_shared(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared_norms", [True, False])
-def test_norms_over_two_processes_or_alone(tmp_path, shared_norms):
-    kinds, means = in_processes(tmp_path / "two.py", 2, norms_of_two, shared_norms)
-    kind = ["_SharedBatchNorm"] * 2 if shared_norms else ["BatchNorm2d", "BatchNorm1d"]
-    assert kinds == kind
+def test_norms_over_two_processes_or_alone_and_what_is_tested_then(tmp_path):
+    shared, alone, (one, two) = in_processes(tmp_path / "two.py", 2, norms_together)
+    assert shared[0] == ["_SharedBatchNorm"] * 2 and alone[0] == ["BatchNorm2d", "BatchNorm1d"]
     # A tenth of the way to the mean of both batches, 53.5, or of the first alone, 3.5; less biases.
-    assert (abs(means[0]) > 4) is shared_norms
-
-
-@pytest.mark.slow
-def test_processes_test_the_same_network(tmp_path):
-    one, two = in_processes(tmp_path / "two.py", 2, statistics_when_tested)
-    # Twice: the network, and its average.
+    assert abs(shared[1][0]) > 4 > abs(alone[1][0])
+    # Tested twice in two epochs, the network and its average: what both processes have.
     assert one == two and len(one) == 4 and one[0] != one[2]
 
 

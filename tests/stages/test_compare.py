@@ -58,9 +58,9 @@ def test_compare_on_digits(tmp_path, script, capsys):
     picks = np.load(tmp_path / "selected_indices_40_2.npy")
     assert kept == ["Index", *map(str, picks.tolist())]
     with pytest.raises(
-        InputError, match="unknown COMPARE.SELECTORS 'activeft'; choose some of random, s"
+        InputError, match="unknown COMPARE.SELECTORS 'freesel'; choose some of random, s"
     ):
-        script(COMPARE, *argv, *options, "COMPARE.SELECTORS", "[usl, activeft]")
+        script(COMPARE, *argv, *options, "COMPARE.SELECTORS", "[usl, freesel]")
     with pytest.raises(InputError, match="COMPARE.SELECTORS is .'usl', 'usl'.; choose some of ran"):
         script(COMPARE, *argv, *options, "COMPARE.SELECTORS", "[usl, usl]")
     with pytest.raises(InputError, match="has 40 picks, and the budget is 41"):

@@ -38,3 +38,8 @@ def statistics_when_tested():
     everyones = [None, None]
     dist.all_gather_object(everyones, seen)
     return everyones
+
+
+def norms_together():
+    """All of this, in one start of the processes."""
+    return norms_of_two(True), norms_of_two(False), statistics_when_tested()

@@ -57,8 +57,12 @@ def plain_preprocess(data):
     return Preprocess(data.side, data.side)
 
 
-def accuracy_in_parts(count):
-    """What each process knows of all test images, of which it saw its part."""
+def accuracy_in_parts(*counts):
+    """What each process knows of so many test images, of which it saw its part."""
+    return [_accuracy_in_parts(count) for count in counts]
+
+
+def _accuracy_in_parts(count):
     data = replace(numbered(count), labels=np.arange(count) % 3, classes=tuple("abc"))
     evaluator = AccuracyEvaluator(data, plain_preprocess(data), batch_size=4, device=CPU)
     found = evaluator(Fixed(np.eye(3, dtype=np.float32)[np.arange(count) // 2 % 3]))

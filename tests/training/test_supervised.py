@@ -189,9 +189,8 @@ def test_right_among_the_five_most_probable():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [11, 1])
-def test_two_processes_test_their_parts_and_know_the_whole(tmp_path, count):
-    accuracy, by_class, seen = in_processes(tmp_path / "parts.py", 2, accuracy_in_parts, count)
-    alone = accuracy_in_parts(count)
-    assert accuracy == alone[0] and seen == -(-count // 2) and alone[2] == count
-    np.testing.assert_array_equal(by_class, alone[1])
+def test_two_processes_test_their_parts_and_know_the_whole(tmp_path):
+    found = in_processes(tmp_path / "parts.py", 2, accuracy_in_parts, 11, 1)
+    for count, both, alone in zip((11, 1), found, accuracy_in_parts(11, 1), strict=True):
+        assert both[0] == alone[0] and both[2] == -(-count // 2) and alone[2] == count
+        np.testing.assert_array_equal(both[1], alone[1])

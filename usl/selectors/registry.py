@@ -17,6 +17,7 @@ from usl.geometry.assignment import nearest_centroids
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, check_budget
+from usl.selectors.activeft import trained_picks
 from usl.selectors.by_cluster import best_clusters, central_picks, stratified_picks
 from usl.selectors.farthest import farthest_picks, squared_distance_picks
 from usl.selectors.maxherding import herding_picks
@@ -208,6 +209,10 @@ def _rdss(context: Context, budget: int, *, seed: int) -> Tensor:
     return rdss_picks(context.points, budget)
 
 
+def _activeft(context: Context, budget: int, *, seed: int) -> Tensor:
+    return trained_picks(context.points, budget, seed=seed)
+
+
 def _farthest(context: Context, budget: int, *, seed: int) -> Tensor:
     return farthest_picks(context.points, budget)
 
@@ -235,6 +240,7 @@ SELECTORS: dict[str, Selector] = {
     "probcover": Selector("ProbCover", _probcover),
     "maxherding": Selector("MaxHerding", _maxherding, seeded=False),
     "rdss": Selector("RDSS", _rdss, seeded=False),
+    "activeft": Selector("ActiveFT", _activeft),
     "k-centre": Selector("k-centre greedy", _farthest, seeded=False),
     "d2": Selector("D2 sampling", _squared_distance),
     "usl": Selector("USL", _usl),

@@ -31,7 +31,7 @@ def compare_defaults() -> CfgNode:
     c.COMPARE.BUDGETS = [40]
     # What to compare: random, stratified, kmeans-centres, kmeans-plusplus (with k-means++'s start),
     # kmeans-best (of 8 starts), densest (of each cluster), typiclust, probcover, maxherding, rdss,
-    # k-centre, d2, usl. The picks of the last one are kept and shown.
+    # activeft, k-centre, d2, usl. The picks of the last one are kept and shown.
     c.COMPARE.SELECTORS = ["random", "stratified", "kmeans-centres", "densest", "usl"]
     # Picks from elsewhere to compare too, .npy or .csv; {budget} and {seed} stand for each.
     c.COMPARE.LIST = ""

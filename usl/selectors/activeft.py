@@ -1,0 +1,94 @@
+"""ActiveFT: points that are trained to spread as the pool does, and the images nearest to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usl.geometry.assignment import assigner
+from usl.geometry.kmeans import member_sums
+from usl.geometry.points import (
+    SCRATCH,
+    Points,
+    as_points,
+    blocks,
+    check_budget,
+    fold_sum,
+    same_bits,
+    squared_distances,
+    unit_rows,
+)
+
+# As published: iterations and learning rate of Adam, and the temperature.
+ITERATIONS, RATE, TEMPERATURE = 300, 1e-3, 0.07
+
+
+def trained_picks(features: Any, budget: int, *, seed: int) -> Tensor:
+    """Train B points on the sphere, then take the image nearest to each (Xie et al., CVPR 2023).
+
+    The loss is ``-mean_i max_c x_i·θ_c / τ + mean_c log Σ_{c'≠c} exp(θ_c·θ_c' / τ)`` (equations 6
+    and 7 of arXiv 2303.14382): near the images, far from each other. Features are scaled to length
+    1. The points begin as images drawn at random, and have length 1 after each step.
+
+    Parameters
+    ----------
+    features : array, tensor or Points, shape (N, D)
+        No row of zeros.
+    budget : int
+        B.
+    seed : int
+
+    Returns
+    -------
+    Tensor (B,), int64
+        In the order of the points, each time the nearest image that is not taken; equal distances
+        go to the lowest index.
+
+    Raises
+    ------
+    InputError
+        Bad features, or a budget out of range.
+    """
+    points = as_points(features)
+    check_budget(budget, len(points))
+    points = Points(unit_rows(points.host), points.device)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randperm(len(points), generator=generator)[:budget]
+    theta = points.host[start].double()
+    assign = assigner(points)
+    every = torch.ones(budget, dtype=torch.bool)
+    optimizer = torch.optim.Adam([theta], lr=RATE)
+    for _ in range(ITERATIONS):
+        labels = assign(theta.to(points.device), every.to(points.device), every.to(points.device))
+        near = member_sums(points.exact, labels, every.to(points.device)).cpu() / len(points)
+        theta.grad = (_spread(theta) - near) / TEMPERATURE
+        optimizer.step()
+        theta /= fold_sum(theta * theta).sqrt_()[:, None]
+    return _nearest(points, theta)
+
+
+def _spread(theta: Tensor) -> Tensor:
+    """Gradient (B, D) of the second term, times the temperature, the same bits everywhere."""
+    size = len(theta)
+    if size == 1:
+        return torch.zeros_like(theta)
+    similar = torch.stack([fold_sum(theta * row) for row in theta]) / TEMPERATURE
+    similar.fill_diagonal_(-torch.inf)
+    raised = same_bits(similar - similar.amax(dim=1, keepdim=True), torch.exp)
+    share = raised / fold_sum(raised.clone())[:, None]
+    both = share + share.T
+    # Sums over the other points, column by column of the features.
+    return torch.stack([fold_sum((theta * row[:, None]).T.contiguous()) for row in both]) / size
+
+
+def _nearest(points: Points, theta: Tensor) -> Tensor:
+    picks: list[int] = []
+    for target in theta:
+        distances = torch.empty(len(points), dtype=torch.float64)
+        for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
+            distances[start:stop] = squared_distances(points.host[start:stop], target)
+        distances[picks] = torch.inf
+        picks.append(int(distances.argmin()))
+    return torch.tensor(picks)
