@@ -112,7 +112,7 @@ def test_the_radius_at_which_most_balls_are_pure(kind, monkeypatch):
     assert found == pytest.approx(np.sort(other)[5])
     # Balls are open: that of the image which decides does not reach the other label.
     assert (other >= found).mean() >= 0.95
-    monkeypatch.setattr("usl.selectors.probcover.SIDE", 9)
+    monkeypatch.setattr(pairs_module, "SIDE", 9)
     assert pure_radius(x, labels) == found
     assert pure_radius(x, torch.zeros(100, dtype=torch.int64)) == float("inf")
 

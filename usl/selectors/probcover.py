@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usl.errors import InputError
 from usl.geometry.pairs import SIDE, Pairs
-from usl.geometry.points import as_points, check_budget, squared_distances
+from usl.geometry.points import Points, as_points, check_budget, squared_distances
 
 # Share of the balls that must hold images of one pseudo-label only.
 PURE = 0.95
@@ -34,24 +34,26 @@ def pure_radius(features: Any, labels: Tensor) -> float:
     points = as_points(features)
     if len(torch.unique(labels)) == 1:
         return float("inf")
-    pairs, device = Pairs(points), points.device
+    pairs, labels = Pairs(points), labels.to(points.device)
 
-    def others(rows: Tensor, columns: Tensor) -> Tensor:
-        """Squared distances of rows to columns, infinite where both have one label."""
-        squared = pairs.squared(rows.to(device), columns.to(device)).cpu()
-        return squared.masked_fill_(labels[rows, None] == labels[columns], torch.inf)
+    def others(rows: Tensor | slice, columns: Tensor | slice, squared: Tensor) -> Tensor:
+        """Squared distances, infinite where both images have one label."""
+        return squared.masked_fill_(labels[rows][:, None] == labels[columns], torch.inf)
 
-    everything = torch.arange(len(points))
-    reach = torch.full((len(points),), torch.inf, dtype=torch.float64)
-    for rows in torch.split(everything, SIDE):
-        for columns in torch.split(everything, SIDE):
-            reach[rows] = torch.minimum(reach[rows], others(rows, columns).amin(dim=1))
-    wanted = reach.sort().values[int((1 - PURE) * len(points))]
+    reach = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
+    for rows, columns, squared in pairs.upper():
+        found = others(rows, columns, squared)
+        reach[rows] = torch.minimum(reach[rows], found.amin(dim=1))
+        reach[columns] = torch.minimum(reach[columns], found.amin(dim=0))
+    rank = int((1 - PURE) * len(points))
+    wanted = reach.sort().values[rank]
     # Exact where it matters, so that it does not depend on how products are made.
-    for row in ((reach - wanted).abs() <= 2 * pairs.error).nonzero()[:, 0]:
-        near = others(row[None], everything)[0] <= reach[row] + 2 * pairs.error
-        reach[row] = squared_distances(points.host[near], points.host[row]).min()
-    return float(reach.sort().values[int((1 - PURE) * len(points))])
+    for row in ((reach - wanted).abs() <= 2 * pairs.error).nonzero():
+        found = others(row, slice(None), pairs.squared(row, slice(None)))[0]
+        near = (found <= reach[row] + 2 * pairs.error).cpu()
+        exact = squared_distances(points.host[near], points.host[int(row)])
+        reach[row] = exact.min().to(reach.device)
+    return float(reach.sort().values[rank])
 
 
 def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
@@ -81,7 +83,7 @@ def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
     if not radius >= 0:
         raise InputError(f"`radius` is {radius}; choose 0 or more")
     balls = _Balls(points, radius)
-    every = balls.counts(torch.arange(len(points)))
+    every = balls.sizes()
     counts, covered = every.clone(), torch.zeros(len(points), dtype=torch.bool)
     free = torch.ones(len(points), dtype=torch.bool)
     picks: list[int] = []
@@ -103,18 +105,14 @@ def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
 class _Balls:
     """Which images lie within a radius of each other, decided exactly."""
 
-    def __init__(self, points: Any, radius: float) -> None:
+    def __init__(self, points: Points, radius: float) -> None:
         self.points, self.radius, self.pairs = points, radius, Pairs(points)
 
     def within(self, images: Tensor) -> Tensor:
         """Which of all images are nearer than the radius to each of some, (n, N), bool."""
-        device = self.points.device
-        squared = self.pairs.squared(images.to(device), slice(None)).cpu()
-        found = squared < self.radius
-        for row, column in ((squared - self.radius).abs() <= self.pairs.error).nonzero().tolist():
-            pair = self.points.host[images[row]], self.points.host[column]
-            found[row, column] = float(squared_distances(*pair)) < self.radius
-        return found
+        everything = torch.arange(len(self.points))
+        squared = self.pairs.squared(images.to(self.points.device), slice(None))
+        return self._nearer(squared, images, everything).cpu()
 
     def counts(self, images: Tensor) -> Tensor:
         """How many of some images each of all is nearer to than the radius, (N,), int64."""
@@ -122,3 +120,24 @@ class _Balls:
         for some in torch.split(images, max(1, SIDE * SIDE // len(self.points))):
             counts += self.within(some).sum(dim=0)
         return counts
+
+    def sizes(self) -> Tensor:
+        """How many images are nearer to each of all than the radius, (N,), int64."""
+        sizes = torch.zeros(len(self.points), dtype=torch.int64, device=self.points.device)
+        everything = torch.arange(len(self.points))
+        for rows, columns, squared in self.pairs.upper():
+            near = self._nearer(squared, everything[rows], everything[columns])
+            sizes[rows] += near.sum(dim=1)
+            if rows.start != columns.start:
+                sizes[columns] += near.sum(dim=0)
+        return sizes.cpu()
+
+    def _nearer(self, squared: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Which squared distances of rows to columns are below the radius."""
+        near = squared < self.radius - self.pairs.error
+        doubtful = (squared < self.radius + self.pairs.error) ^ near
+        if doubtful.any():
+            for row, column in doubtful.nonzero().tolist():
+                pair = self.points.host[rows[row]], self.points.host[columns[column]]
+                near[row, column] = float(squared_distances(*pair)) < self.radius
+        return near
