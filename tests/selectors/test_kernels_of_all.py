@@ -62,6 +62,17 @@ def test_maxherding_is_scikit_activemls():
     assert herding_picks(x, 25, squared_width=0.25).tolist() == expected.tolist()
 
 
+def test_of_many_images_evenly_spaced_ones_are_to_be_covered(monkeypatch):
+    monkeypatch.setattr("usl.selectors.maxherding.REFERENCES", 30)
+    x = features("sphere", 100, 4)
+    kernel = np.exp(-distances(x)[:, ::3] / 2)
+    covered, picks = np.zeros(34), []
+    for _ in range(12):
+        picks.append(first_best(np.maximum(kernel - covered, 0).sum(axis=1), picks))
+        covered = np.maximum(covered, kernel[picks[-1]])
+    assert herding_picks(x, 12, squared_width=1.0).tolist() == picks
+
+
 def test_lazy_evaluation_changes_nothing(monkeypatch):
     x = features("sphere", 200, 4)
     expected = herding_picks(x, 30).tolist()

@@ -59,11 +59,12 @@ class Pairs:
                     rows, columns = slice(start, stop), slice(first, last)
                     yield rows, columns, self.squared(rows, columns)
 
-    def exact(self, target: Tensor) -> Tensor:
-        """Exact squared distances of all images to one point (D,), (N,), float64, on the CPU."""
-        found = torch.empty(len(self.points), dtype=torch.float64)
-        for start, stop in blocks(len(self.points), max(1, SCRATCH // self.points.dim)):
-            found[start:stop] = squared_distances(self.points.host[start:stop], target)
+    def exact(self, target: Tensor, step: int = 1) -> Tensor:
+        """Exact squared distances of every ``step``-th image to one point (D,), float64, CPU."""
+        rows = self.points.host[::step]
+        found = torch.empty(len(rows), dtype=torch.float64)
+        for start, stop in blocks(len(rows), max(1, SCRATCH // self.points.dim)):
+            found[start:stop] = squared_distances(rows[start:stop], target)
         return found
 
     def median(self) -> float:
@@ -111,9 +112,9 @@ class Gaussian:
                 sums[columns] += values.sum(dim=0)
         return (sums / len(sums)).cpu()
 
-    def row(self, image: int) -> Tensor:
-        """Exact values of one image to all, (N,), float64, the same bits everywhere."""
-        squared = self.pairs.exact(self.pairs.points.host[image])
+    def row(self, image: int, step: int = 1) -> Tensor:
+        """Exact values of one image to every ``step``-th, float64, the same bits everywhere."""
+        squared = self.pairs.exact(self.pairs.points.host[image], step)
         return same_bits(squared.mul_(-0.5 / self.squared_width), torch.exp)
 
 
