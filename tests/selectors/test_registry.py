@@ -11,7 +11,12 @@ from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points
 from usl.selectors.registry import SELECTORS, Context
 
-pytestmark = pytest.mark.parametrize("name", SELECTORS)
+# Its 300 steps take a second.
+SLOW = ("activeft",)
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SELECTORS],
+)
 
 
 def context(x, *, labels=True):

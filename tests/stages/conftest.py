@@ -26,7 +26,7 @@ from usl.models.resnet_cifar import PretextEncoder, small_resnet
 def pytest_collection_modifyitems(items):
     """Tests are slow where a fixture is that they hang on."""
     for item in items:
-        if {"chained", "clean", "whole_cifar"} & set(item.fixturenames):
+        if {"chained", "clean", "simclr_run", "whole_cifar"} & set(item.fixturenames):
             item.add_marker("slow")
 
 

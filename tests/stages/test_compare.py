@@ -68,6 +68,7 @@ def test_compare_on_digits(tmp_path, script, capsys):
                tmp_path / "40" / "digits_mine_seed1.csv")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_selectors(tmp_path, script, capsys):
     names = ["kmeans-plusplus", "kmeans-best", "typiclust", "k-centre", "d2"]
     script(

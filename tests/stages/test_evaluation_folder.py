@@ -12,6 +12,7 @@ from usl.checkpoints import read_checkpoint
 from usl.encoders.checkpoints import save_encoder
 from usl.encoders.registry import new_network
 
+pytestmark = pytest.mark.slow
 FOLDER = ("DATASET.NAME", "folder", "DATASET.IMAGE_SIZE", 32, "DATALOADER.WORKERS", 1)
 
 

@@ -161,6 +161,7 @@ def test_two_processes_train_as_one_does(simclr_folder, script, tmp_path):
     assert rows_of(tmp_path / "two")[0]["accuracy"] == rows_of(tmp_path / "one")[0]["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -188,6 +189,7 @@ def test_the_rest_of_the_recipe(simclr_folder, script, tmp_path, options, capsys
     assert "head.layers.0.weight" in moved
 
 
+@pytest.mark.slow
 def test_an_encoder_of_any_kind_and_a_network_from_scratch(simclr_folder, script, tmp_path, capsys):
     (simclr_folder / "hidden.pth").write_bytes((simclr_folder / "r14_0.125x_sk0.pth").read_bytes())
     for name, options in {
