@@ -45,6 +45,21 @@ def test_resuming_with_other_settings_says_which(tmp_path):
         Toy(tmp_path, epochs=4).run(settings={"OPTIMIZER": {"LR": 1}, "SEED": 3})
 
 
+def test_settings_that_an_earlier_version_did_not_have(tmp_path):
+    Toy(tmp_path, stop=5).run(settings={"MODEL": {"ARCH": "a"}})
+    path = tmp_path / CHECKPOINT
+    content = torch.load(path)
+    assert content["settings"]["plan"].pop("start") == 0
+    torch.save(content, path)
+    new = {"MODEL": {"ARCH": "a", "SIZE": "", "WIDTH": 0, "SYNC": False}}
+    toy = Toy(tmp_path, stop=10)
+    toy.run(settings=new)
+    assert len(toy.seen) == 5
+    # What is not neutral may change the training.
+    with pytest.raises(InputError, match="MODEL.DEPTH was None and is 3"):
+        Toy(tmp_path).run(settings={"MODEL": new["MODEL"] | {"DEPTH": 3}})
+
+
 def test_a_checkpoint_of_something_else(tmp_path):
     torch.save({"model": {}}, tmp_path / CHECKPOINT)
     with pytest.raises(InputError, match="was not made by this training; remove it"):

@@ -240,6 +240,9 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
     free = ("save_every", "stop", "check_every")
     fixed = {k: v for k, v in asdict(plan).items() if k not in free}
+    if plan.shared_norms:
+        # As always before there was a choice.
+        del fixed["shared_norms"]
     given = resume if isinstance(resume, Path) else None
     if given is not None:
         fixed["resumed"] = fingerprint(given)

@@ -251,10 +251,15 @@ class TrainingState:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Settings that differ, as ``KEY was A and is B``."""
+    """Settings that differ, as ``KEY was A and is B``.
+
+    One that an earlier version did not have agrees with what changes nothing: 0, False, no text.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in dict.fromkeys([*old, *new]):
+            if key not in old and not new[key]:
+                continue
             found += _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         return found
     return [] if old == new else [f"{name} was {old} and is {new}"]
