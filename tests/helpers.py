@@ -43,6 +43,16 @@ def run_script(script, *argv):
     return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
 
 
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def torchrun(count, script, *argv):
+    """Run "stage/script.py" in so many processes, from its own folder."""
+    path = ROOT / script
+    command = [*LAUNCHER, str(count), path.name, *map(str, argv)]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+
+
 def kill_script(script, *argv, when):
     """Start a script and kill it as soon as ``when()``."""
     path = ROOT / script
@@ -278,10 +288,9 @@ def in_processes(path, count, function, *arguments):
     path.write_text(
         WORKER.format(module=function.__module__, name=function.__name__, arguments=arguments)
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [*launcher, str(count), str(path)],
+        [*LAUNCHER, str(count), str(path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

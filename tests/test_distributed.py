@@ -1,13 +1,11 @@
 """Several processes: batch norm that they share, and an error that only one of them meets."""
 
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import CPU, in_processes
+from helpers import CPU, in_processes, torchrun
 from timm.layers import BatchNormAct2d
 from torch import nn
 from toys.norms import norms_together
@@ -124,9 +122,6 @@ cli(main)
 @pytest.mark.slow
 def test_an_error_of_one_process_is_said(tmp_path):
     (tmp_path / "one_fails.py").write_text(ONE_FAILS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    done = subprocess.run(
-        [*launcher, "2", tmp_path / "one_fails.py"], capture_output=True, text=True
-    )
+    done = torchrun(2, tmp_path / "one_fails.py")
     assert done.returncode != 0
     assert "process 1: the file is not on this machine" in done.stderr.splitlines()

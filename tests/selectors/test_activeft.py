@@ -6,7 +6,7 @@ import torch
 from helpers import features
 
 from usl import InputError
-from usl.geometry import assignment
+from usl.geometry import assignment, points
 from usl.selectors import activeft
 from usl.selectors.activeft import trained_picks
 
@@ -48,7 +48,7 @@ def test_the_same_picks_for_any_block(monkeypatch):
     x = features("sphere", 120, 5)
     expected = trained_picks(x, 9, seed=1).tolist()
     monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", 64)
-    monkeypatch.setattr(activeft, "SCRATCH", 32)
+    monkeypatch.setattr(points, "SCRATCH", 32)
     assert trained_picks(x, 9, seed=1).tolist() == expected
 
 

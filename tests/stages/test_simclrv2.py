@@ -1,15 +1,13 @@
 """SimCLRv2 fine-tuning: its script from its folder, its files, and how it goes on."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commands import SIMCLRV2, simclrv2
-from helpers import ROOT, kill_script, rows_of, settings
+from helpers import kill_script, rows_of, run_script, settings, torchrun
 from PIL import Image
 
 from usl import InputError
@@ -132,11 +130,7 @@ def test_killed_and_started_again(simclr_run, simclr_folder, tmp_path):
     kill_script(SIMCLRV2, *words, when=lambda: (run / "seed3" / "checkpoint.pth").exists())
     step = torch.load(run / "seed3" / "checkpoint.pth")["step"]
     assert step < 8 and not (run / "results.csv").exists()
-    path = ROOT / SIMCLRV2
-    done = subprocess.run(
-        [sys.executable, path.name, *map(str, words)],
-        cwd=path.parent, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_script(SIMCLRV2, *words)
     assert done.returncode == 0, done.stderr
     assert f"training goes on from step {step}" in done.stderr
     same(run, simclr_run)
@@ -148,13 +142,7 @@ def test_two_processes_train_as_one_does(simclr_folder, script, tmp_path):
     def words(run):
         return [str(w) for w in simclrv2(simclr_folder, tmp_path / run, "--lr", 0.02)]
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    done = subprocess.run(
-        [*launcher, "2", ROOT / SIMCLRV2, *words("two")],
-        cwd=(ROOT / SIMCLRV2).parent,
-        capture_output=True,
-        text=True,
-    )
+    done = torchrun(2, SIMCLRV2, *words("two"))
     assert done.returncode == 0, done.stderr[-2000:]
     script(SIMCLRV2, *words("one"))
     same(tmp_path / "two", tmp_path / "one", rtol=1e-3, atol=1e-4)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import FOLDER_PRETRAIN, FOLDER_SELECT, SIMCLRV2, folder_pretraining, folder_selection
-from helpers import ROOT, rows_of, run_script
+from helpers import ROOT, rows_of, run_script, torchrun
 from PIL import Image
 
 from usl.checkpoints import read_checkpoint
@@ -86,14 +86,7 @@ def test_imagenet_100_in_one_process(photographs):
 @pytest.mark.slow
 def test_imagenet_in_two_processes(photographs):
     name = "test_usl-t_0.2p_imagenet"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    words = shlex.split(IMAGENET.format(name=name, **photographs))
-    done = subprocess.run(
-        [*launcher, "2", "fine_tune.py", *words],
-        cwd=ROOT / "semisup-simclrv2",
-        capture_output=True,
-        text=True,
-    )
+    done = torchrun(2, SIMCLRV2, *shlex.split(IMAGENET.format(name=name, **photographs)))
     assert done.returncode == 0, done.stderr[-2000:]
     check(name, done.stdout, photographs, 4)
 

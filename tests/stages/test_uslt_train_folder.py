@@ -1,13 +1,11 @@
 """Training of USL-T on a folder of images."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from commands import FOLDER_PRETRAIN, folder_pretraining
-from helpers import ROOT, load
+from helpers import load, torchrun
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -42,13 +40,7 @@ def test_two_processes_train_on_a_folder_as_one_does(small_folder, tmp_path, scr
         words = folder_pretraining(small_folder, tmp_path / run_script)
         return [*map(str, words), "USLT_PRETRAIN.REASSIGN_AFTER_STEPS", "9"]
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    done = subprocess.run(
-        [*launcher, "2", ROOT / FOLDER_PRETRAIN, *argv("two")],
-        cwd=(ROOT / FOLDER_PRETRAIN).parent,
-        capture_output=True,
-        text=True,
-    )
+    done = torchrun(2, FOLDER_PRETRAIN, *argv("two"))
     assert done.returncode == 0, done.stderr[-2000:]
     script(FOLDER_PRETRAIN, *argv("one"))
     two, one = load(tmp_path / "two"), load(tmp_path / "one")

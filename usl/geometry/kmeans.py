@@ -19,6 +19,7 @@ from usl.geometry.points import (
     Points,
     as_points,
     blocks,
+    distances_to,
     first_copies,
     full_precision,
     squared_distances,
@@ -232,9 +233,7 @@ def _fill(points: Points, result: Clusters, nonempty: int) -> Clusters:
         taken = int((free == free.max()).nonzero()[0])
         labels[taken if copies_only else first == first[taken]] = cluster
         centroids[cluster] = points.host[taken].double()
-        for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
-            near = squared_distances(points.host[start:stop], points.host[taken])
-            distances[start:stop] = torch.minimum(distances[start:stop], near)
+        distances = torch.minimum(distances, distances_to(points.host, points.host[taken]))
     return Clusters(labels, centroids)
 
 

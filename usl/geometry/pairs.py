@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from usl.geometry.points import (
-    SCRATCH,
     UNIT64,
     Points,
     blocks,
+    distances_to,
     first_copies,
     same_bits,
     squared_distances,
@@ -61,11 +61,7 @@ class Pairs:
 
     def exact(self, target: Tensor, step: int = 1) -> Tensor:
         """Exact squared distances of every ``step``-th image to one point (D,), float64, CPU."""
-        rows = self.points.host[::step]
-        found = torch.empty(len(rows), dtype=torch.float64)
-        for start, stop in blocks(len(rows), max(1, SCRATCH // self.points.dim)):
-            found[start:stop] = squared_distances(rows[start:stop], target)
-        return found
+        return distances_to(self.points.host[::step], target)
 
     def median(self) -> float:
         """Median exact squared distance of some images to each other, evenly spaced rows.

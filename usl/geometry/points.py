@@ -260,6 +260,14 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return fold_sum(difference.mul_(difference))
 
 
+def distances_to(rows: Tensor, target: Tensor) -> Tensor:
+    """Exact squared distances of rows (N, D) to one point (D,), (N,), float64, on the CPU."""
+    found = torch.empty(len(rows), dtype=torch.float64)
+    for start, stop in blocks(len(rows), max(1, SCRATCH // rows.shape[1])):
+        found[start:stop] = squared_distances(rows[start:stop], target)
+    return found
+
+
 def first_argmin(x: Tensor) -> Tensor:
     """Column of the smallest value of each row of ``x`` (n, m); ties go to the lowest."""
     smallest = x.amin(dim=1, keepdim=True)

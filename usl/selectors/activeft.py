@@ -10,14 +10,12 @@ from torch import Tensor
 from usl.geometry.assignment import assigner
 from usl.geometry.kmeans import member_sums
 from usl.geometry.points import (
-    SCRATCH,
     Points,
     as_points,
-    blocks,
     check_budget,
+    distances_to,
     fold_sum,
     same_bits,
-    squared_distances,
     unit_rows,
 )
 
@@ -86,9 +84,7 @@ def _spread(theta: Tensor) -> Tensor:
 def _nearest(points: Points, theta: Tensor) -> Tensor:
     picks: list[int] = []
     for target in theta:
-        distances = torch.empty(len(points), dtype=torch.float64)
-        for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
-            distances[start:stop] = squared_distances(points.host[start:stop], target)
+        distances = distances_to(points.host, target)
         distances[picks] = torch.inf
         picks.append(int(distances.argmin()))
     return torch.tensor(picks)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from usl.geometry.kmeans import member_sums
-from usl.geometry.points import SCRATCH, Points, as_points, blocks, check_budget, squared_distances
+from usl.geometry.points import Points, as_points, check_budget, distances_to
 
 
 def farthest_picks(features: Any, budget: int) -> Tensor:
@@ -38,7 +38,7 @@ def farthest_picks(features: Any, budget: int) -> Tensor:
     check_budget(budget, len(points))
     together = torch.zeros(len(points), dtype=torch.int64)
     total = member_sums(points.host, together, torch.ones(1, dtype=torch.bool))
-    nearest = _Nearest(points, int(_distances(points, total[0] / len(points)).argmin()))
+    nearest = _Nearest(points, int(distances_to(points.host, total[0] / len(points)).argmin()))
     for _ in range(budget - 1):
         nearest.take(int(nearest.distances.argmax()))
     return torch.tensor(nearest.picks)
@@ -88,20 +88,12 @@ class _Nearest:
 
     def __init__(self, points: Points, first: int) -> None:
         self.points, self.picks = points, [first]
-        self.distances = _distances(points, points.host[first])
+        self.distances = distances_to(points.host, points.host[first])
         self.distances[first] = -1.0
 
     def take(self, pick: int) -> None:
         """Add a pick."""
         self.picks.append(pick)
-        near = _distances(self.points, self.points.host[pick])
+        near = distances_to(self.points.host, self.points.host[pick])
         torch.minimum(self.distances, near, out=self.distances)
         self.distances[pick] = -1.0
-
-
-def _distances(points: Points, target: Tensor) -> Tensor:
-    """Exact squared distance of every image to one point, (N,), float64."""
-    found = torch.empty(len(points), dtype=torch.float64)
-    for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
-        found[start:stop] = squared_distances(points.host[start:stop], target)
-    return found
