@@ -1,7 +1,9 @@
 import logging
 import runpy
 
+import numpy as np
 import pytest
+import torch
 
 pytest.register_assert_rewrite("helpers", "oracles", "toys")
 
@@ -14,6 +16,13 @@ from usl.data.datasets import open_dataset  # noqa: E402
 def heard(monkeypatch):
     """What is logged reaches caplog, whether or not an earlier test has started a run."""
     monkeypatch.setattr(logging.getLogger("usl"), "propagate", True)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture

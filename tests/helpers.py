@@ -276,6 +276,7 @@ import torch
 from {module} import {name}
 from usl import distributed
 
+torch.manual_seed(0)
 with distributed.processes(torch.device("cpu")):
     result = {name}(*{arguments!r})
     if distributed.is_main():
