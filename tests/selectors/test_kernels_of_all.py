@@ -63,7 +63,7 @@ def test_maxherding_is_scikit_activemls():
 
 
 def test_of_many_images_evenly_spaced_ones_are_to_be_covered(monkeypatch):
-    monkeypatch.setattr("usl.selectors.maxherding.REFERENCES", 30)
+    monkeypatch.setattr(pairs_module, "REFERENCES", 30)
     x = features("sphere", 100, 4)
     kernel = np.exp(-distances(x)[:, ::3] / 2)
     covered, picks = np.zeros(34), []
@@ -83,12 +83,14 @@ def test_lazy_evaluation_changes_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("budget", [1, 12, 60])
-def test_probcover_is_the_papers_rule(kind, budget):
+@pytest.mark.parametrize(("budget", "step"), [(1, 1), (12, 1), (60, 1), (20, 3)])
+def test_probcover_is_the_papers_rule(kind, budget, step, monkeypatch):
+    """Also where every third image is to be covered only."""
+    monkeypatch.setattr(pairs_module, "REFERENCES", 60 // step)
     x = features(kind, 60, 3)
     radius = 1.0 if kind == "grid" else 0.4
-    within = distances(x) < radius
-    covered, picks = np.zeros(60, bool), []
+    within = (distances(x) < radius)[:, ::step]
+    covered, picks = np.zeros(60 // step, bool), []
     for _ in range(budget):
         counts = (within & ~covered).sum(axis=1)
         counts[picks] = -1
@@ -123,8 +125,11 @@ def test_the_radius_at_which_most_balls_are_pure(kind, monkeypatch):
     assert found == pytest.approx(np.sort(other)[5])
     # Balls are open: that of the image which decides does not reach the other label.
     assert (other >= found).mean() >= 0.95
-    monkeypatch.setattr(pairs_module, "SIDE", 9)
+    monkeypatch.setattr("usl.selectors.probcover.SIDE", 9)
     assert pure_radius(x, labels) == found
+    monkeypatch.setattr(pairs_module, "REFERENCES", 50)
+    assert pure_radius(x, labels) == pytest.approx(np.sort(other[::2])[2])
+    monkeypatch.undo()
     assert pure_radius(x, torch.zeros(100, dtype=torch.int64)) == float("inf")
 
 

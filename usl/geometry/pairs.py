@@ -22,6 +22,13 @@ from usl.geometry.points import (
 SIDE = 2048
 # Distances that the median is taken of: of so many rows to each other.
 SAMPLE = 1000
+# Images that a selection is to cover, at most about twice as many.
+REFERENCES = 8192
+
+
+def cover_step(images: int) -> int:
+    """Of how many images one is to be covered: of 1 up to 16 383, then of 2, 3, …"""
+    return max(1, images // REFERENCES)
 
 
 class Pairs:

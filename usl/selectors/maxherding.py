@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usl.geometry.pairs import SIDE, Gaussian, Pairs, Settled
-from usl.geometry.points import as_points, blocks, check_budget, fold_sum
+from usl.geometry.pairs import SIDE, Gaussian, Pairs, Settled, cover_step
+from usl.geometry.points import Points, as_points, blocks, check_budget, fold_sum
 
 # Images that are evaluated together.
 BATCH = 512
-# Images that are to be covered, at most about twice as many: of more every second, third, …
-REFERENCES = 8192
 
 
 def herding_picks(features: Any, budget: int, *, squared_width: float | None = None) -> Tensor:
@@ -44,10 +42,9 @@ def herding_picks(features: Any, budget: int, *, squared_width: float | None = N
     """
     points = as_points(features)
     check_budget(budget, len(points))
-    pairs = Pairs(points)
-    kernel = Gaussian(pairs, squared_width or pairs.median() / 10)
-    step = max(1, len(points) // REFERENCES)
-    covered = torch.zeros(len(range(0, len(points), step)), dtype=torch.float64)
+    kernel, step = soft_coverage(points, squared_width)
+    references = torch.arange(0, len(points), step)
+    covered = torch.zeros(len(references), dtype=torch.float64)
 
     def exact_gain(image: int) -> float:
         return float(fold_sum((kernel.row(image, step) - covered).clamp_min_(0)))
@@ -56,7 +53,7 @@ def herding_picks(features: Any, budget: int, *, squared_width: float | None = N
     error = kernel.error * len(covered)
     free = torch.ones(len(points), dtype=torch.bool)
     # Gains, or what they were at most.
-    gains = _gains(kernel, torch.arange(len(points)), covered, step)
+    gains = coverage_gains(kernel, torch.arange(len(points)), references, covered)
     picks: list[int] = []
     for number in range(budget):
         fresh = torch.full((len(points),), number == 0)
@@ -69,7 +66,7 @@ def herding_picks(features: Any, budget: int, *, squared_width: float | None = N
             wanted = wanted[free[wanted] & ~fresh[wanted]]
             if not len(wanted):
                 break
-            gains[wanted] = _gains(kernel, wanted, covered, step)
+            gains[wanted] = coverage_gains(kernel, wanted, references, covered)
             fresh[wanted] = True
         pick = settled.best(torch.where(fresh, gains, -torch.inf), free, error)
         picks.append(pick)
@@ -78,14 +75,35 @@ def herding_picks(features: Any, budget: int, *, squared_width: float | None = N
     return torch.tensor(picks)
 
 
-def _gains(kernel: Gaussian, images: Tensor, covered: Tensor, step: int) -> Tensor:
-    """What images (n,) would add to a coverage of every ``step``-th image, from products, (n,)."""
+def soft_coverage(points: Points, squared_width: float | None) -> tuple[Gaussian, int]:
+    """The kernel of the coverage, and its step: every ``step``-th image is to be covered."""
+    pairs = Pairs(points)
+    step = cover_step(len(points))
+    return Gaussian(pairs, squared_width or pairs.median() / 10), step
+
+
+def coverage_gains(kernel: Gaussian, images: Tensor, references: Tensor, covered: Tensor) -> Tensor:
+    """What images would add to a coverage, from products, float64.
+
+    Parameters
+    ----------
+    kernel : Gaussian
+    images : Tensor (n,), int64
+    references : Tensor (m,), int64
+        Images to be covered.
+    covered : Tensor (m,), float64
+        Their largest kernel values to a pick so far.
+
+    Returns
+    -------
+    Tensor (n,), float64, on the CPU, within m times the error of the kernel
+    """
     device = kernel.pairs.rows.device
-    covered, parts = covered.to(device), []
+    references, covered, parts = references.to(device), covered.to(device), []
     for some in torch.split(images.to(device), SIDE):
         sums = torch.zeros(len(some), dtype=torch.float64, device=device)
         for start, stop in blocks(len(covered), SIDE):
-            values = kernel.of(kernel.pairs.squared(some, slice(start * step, stop * step, step)))
+            values = kernel.of(kernel.pairs.squared(some, references[start:stop]))
             sums += values.sub_(covered[start:stop]).clamp_min_(0).sum(dim=1)
         parts.append(sums)
     return torch.cat(parts).cpu()

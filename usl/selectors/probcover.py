@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from usl.errors import InputError
-from usl.geometry.pairs import SIDE, Pairs
-from usl.geometry.points import Points, as_points, check_budget, squared_distances
+from usl.geometry.pairs import SIDE, Pairs, cover_step
+from usl.geometry.points import Points, as_points, blocks, check_budget, squared_distances
 
 # Share of the balls that must hold images of one pseudo-label only.
 PURE = 0.95
 
 
 def pure_radius(features: Any, labels: Tensor) -> float:
-    """The largest radius at which 95 % of all balls round an image are pure (section 3.3).
+    """The largest radius at which 95 % of balls round an image are pure (section 3.3).
 
-    A ball is pure while it does not reach the nearest image of another label.
+    A ball is pure while it does not reach the nearest image of another label. The balls are those
+    round all images up to 16 383, round evenly spaced ones of more.
 
     Parameters
     ----------
@@ -40,24 +41,29 @@ def pure_radius(features: Any, labels: Tensor) -> float:
         """Squared distances, infinite where both images have one label."""
         return squared.masked_fill_(labels[rows][:, None] == labels[columns], torch.inf)
 
-    reach = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
-    for rows, columns, squared in pairs.upper():
-        found = others(rows, columns, squared)
-        reach[rows] = torch.minimum(reach[rows], found.amin(dim=1))
-        reach[columns] = torch.minimum(reach[columns], found.amin(dim=0))
-    rank = int((1 - PURE) * len(points))
+    centres = torch.arange(0, len(points), cover_step(len(points)), device=points.device)
+    reach = torch.full((len(centres),), torch.inf, dtype=torch.float64, device=points.device)
+    for start, stop in blocks(len(centres), SIDE):
+        for first, last in blocks(len(points), SIDE):
+            rows, columns = centres[start:stop], slice(first, last)
+            found = others(rows, columns, pairs.squared(rows, columns))
+            reach[start:stop] = torch.minimum(reach[start:stop], found.amin(dim=1))
+    rank = int((1 - PURE) * len(centres))
     wanted = reach.sort().values[rank]
     # Exact where it matters, so that it does not depend on how products are made.
-    for row in ((reach - wanted).abs() <= 2 * pairs.error).nonzero():
+    for ball in ((reach - wanted).abs() <= 2 * pairs.error).nonzero():
+        row = centres[ball]
         found = others(row, slice(None), pairs.squared(row, slice(None)))[0]
-        near = (found <= reach[row] + 2 * pairs.error).cpu()
+        near = (found <= reach[ball] + 2 * pairs.error).cpu()
         exact = squared_distances(points.host[near], points.host[int(row)])
-        reach[row] = exact.min().to(reach.device)
+        reach[ball] = exact.min().to(reach.device)
     return float(reach.sort().values[rank])
 
 
 def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
     """Always take the image whose ball covers most images that no ball covers yet.
+
+    To be covered are all images up to 16 383, evenly spaced ones of more.
 
     Parameters
     ----------
@@ -82,9 +88,10 @@ def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
     check_budget(budget, len(points))
     if not radius >= 0:
         raise InputError(f"`radius` is {radius}; choose 0 or more")
-    balls = _Balls(points, radius)
-    every = balls.sizes()
-    counts, covered = every.clone(), torch.zeros(len(points), dtype=torch.bool)
+    balls, step = _Balls(points, radius), cover_step(len(points))
+    references = torch.arange(0, len(points), step)
+    every = balls.counts(references)
+    counts, covered = every.clone(), torch.zeros(len(references), dtype=torch.bool)
     free = torch.ones(len(points), dtype=torch.bool)
     picks: list[int] = []
     for _ in range(budget):
@@ -94,11 +101,12 @@ def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
             pick = int(torch.where(free, counts, -1).argmax())
         picks.append(pick)
         free[pick] = False
-        new = balls.within(torch.tensor([pick]))[0] & ~covered
+        new = balls.within(torch.tensor([pick]))[0, ::step]
         # Not even a pick is within a radius of 0 of itself.
-        new[pick] |= ~covered[pick]
+        new |= references == pick
+        new &= ~covered
         covered |= new
-        counts -= balls.counts(new.nonzero()[:, 0])
+        counts -= balls.counts(references[new])
     return torch.tensor(picks)
 
 
@@ -120,17 +128,6 @@ class _Balls:
         for some in torch.split(images, max(1, SIDE * SIDE // len(self.points))):
             counts += self.within(some).sum(dim=0)
         return counts
-
-    def sizes(self) -> Tensor:
-        """How many images are nearer to each of all than the radius, (N,), int64."""
-        sizes = torch.zeros(len(self.points), dtype=torch.int64, device=self.points.device)
-        everything = torch.arange(len(self.points))
-        for rows, columns, squared in self.pairs.upper():
-            near = self._nearer(squared, everything[rows], everything[columns])
-            sizes[rows] += near.sum(dim=1)
-            if rows.start != columns.start:
-                sizes[columns] += near.sum(dim=0)
-        return sizes.cpu()
 
     def _nearer(self, squared: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Which squared distances of rows to columns are below the radius."""

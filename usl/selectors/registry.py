@@ -5,6 +5,7 @@ To add one, write its rule in a file of this folder and enter it in ``SELECTORS`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,13 +21,40 @@ from usl.geometry.points import Points, check_budget
 from usl.selectors.activeft import trained_picks
 from usl.selectors.by_cluster import best_clusters, central_picks, stratified_picks
 from usl.selectors.farthest import farthest_picks, squared_distance_picks
+from usl.selectors.hierarchical import hierarchical_picks
 from usl.selectors.maxherding import herding_picks
+from usl.selectors.medoids import medoid_picks
 from usl.selectors.probcover import cover_picks, pure_radius
 from usl.selectors.random import random_picks
 from usl.selectors.rdss import rdss_picks
 from usl.selectors.regularizer import Regularizer
 from usl.selectors.typiclust import CLUSTERS, typical_picks
 from usl.selectors.usl import Picks, pick
+
+
+@dataclass
+class Shared:
+    """Things that several selectors need, each computed once.
+
+    Attributes
+    ----------
+    borrowed : float
+        Seconds that things had taken, which were there already when they were asked for.
+    """
+
+    things: dict[Any, Any] = field(default_factory=dict)
+    seconds: dict[Any, float] = field(default_factory=dict)
+    borrowed: float = 0.0
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returned, the first time that something was asked for by this key."""
+        if key in self.things:
+            self.borrowed += self.seconds[key]
+        else:
+            begin = time.perf_counter()
+            self.things[key] = compute()
+            self.seconds[key] = time.perf_counter() - begin
+        return self.things[key]
 
 
 @dataclass
@@ -45,6 +73,7 @@ class Context:
         Of USL.
     labels : Tensor (N,), int64, optional
         Given to selectors marked ``uses_labels`` only.
+    shared : Shared
     """
 
     points: Points
@@ -52,7 +81,7 @@ class Context:
     cluster: Callable[[int, int], Clusters] | None = None
     regularizer: Regularizer = field(default_factory=Regularizer)
     labels: Tensor | None = None
-    _known: dict[Any, Any] = field(default_factory=dict)
+    shared: Shared = field(default_factory=Shared)
 
     def clusters(self, budget: int, seed: int) -> Clusters:
         """As many non-empty clusters as the budget, or more."""
@@ -62,7 +91,7 @@ class Context:
                 return self.cluster(budget, seed)
             return kmeans(self.points, budget, seed=seed, nonempty=budget, quiet=True)
 
-        found: Clusters = self._once((budget, seed), compute)
+        found: Clusters = self.shared.once((budget, seed), compute)
         return found
 
     def densities(self) -> Tensor:
@@ -70,18 +99,17 @@ class Context:
         if self.density is not None:
             return self.density
         near = min(20, len(self.points))
-        found: Tensor = self._once("density", lambda: find_neighbors(self.points, near).density)
+
+        def compute() -> Tensor:
+            return find_neighbors(self.points, near).density
+
+        found: Tensor = self.shared.once("density", compute)
         return found
 
     def picks(self, budget: int, seed: int, regularizer: Regularizer) -> Picks:
         """From each cluster a dense image, kept apart from the others by ``regularizer``."""
         labels = self.clusters(budget, seed).labels
         return pick(self.points, self.densities(), labels, budget, regularizer)
-
-    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        if key not in self._known:
-            self._known[key] = compute()
-        return self._known[key]
 
 
 @dataclass(frozen=True)
@@ -139,6 +167,19 @@ def selectors_named(names: Sequence[str]) -> list[Selector]:
             f"`selector` is {list(names)}; choose some of {', '.join(SELECTORS)}, each once"
         )
     return [SELECTORS[name] for name in names]
+
+
+def timed(selector: Selector, context: Context, budget: int, *, seed: int) -> tuple[Tensor, float]:
+    """Choose, and the seconds that this takes where nothing is shared with other selectors.
+
+    Raises
+    ------
+    InputError
+        As :class:`Selector` when it is called.
+    """
+    begin, borrowed = time.perf_counter(), context.shared.borrowed
+    picks = selector(context, budget, seed=seed)
+    return picks, time.perf_counter() - begin + context.shared.borrowed - borrowed
 
 
 def chosen_by(
@@ -205,6 +246,10 @@ def _maxherding(context: Context, budget: int, *, seed: int) -> Tensor:
     return herding_picks(context.points, budget)
 
 
+def _medoids(context: Context, budget: int, *, seed: int) -> Tensor:
+    return medoid_picks(context.points, budget, seed=seed)
+
+
 def _rdss(context: Context, budget: int, *, seed: int) -> Tensor:
     return rdss_picks(context.points, budget)
 
@@ -215,6 +260,10 @@ def _activeft(context: Context, budget: int, *, seed: int) -> Tensor:
 
 def _farthest(context: Context, budget: int, *, seed: int) -> Tensor:
     return farthest_picks(context.points, budget)
+
+
+def _hierarchical(context: Context, budget: int, *, seed: int) -> Tensor:
+    return hierarchical_picks(context.points, budget, seed=seed)
 
 
 def _squared_distance(context: Context, budget: int, *, seed: int) -> Tensor:
@@ -239,9 +288,11 @@ SELECTORS: dict[str, Selector] = {
     "typiclust": Selector("TypiClust", _typiclust),
     "probcover": Selector("ProbCover", _probcover),
     "maxherding": Selector("MaxHerding", _maxherding, seeded=False),
+    "k-medoids": Selector("k-medoids", _medoids),
     "rdss": Selector("RDSS", _rdss, seeded=False),
     "activeft": Selector("ActiveFT", _activeft),
     "k-centre": Selector("k-centre greedy", _farthest, seeded=False),
     "d2": Selector("D2 sampling", _squared_distance),
+    "hierarchical": Selector("hierarchical k-means", _hierarchical),
     "usl": Selector("USL", _usl),
 }

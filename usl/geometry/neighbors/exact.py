@@ -164,7 +164,8 @@ def backend_of(name: str, points: Points | None = None) -> str:
 
 def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
     n, used = len(points), backend_of(name, points)
-    log.info("neighbours by %s", used)
+    if name == "auto":
+        log.info("neighbours by %s", used)
     result = _empty(n, k)
     settle = _settle_all
     if used != "torch" and points.device.type == "cpu" and jit.works():
