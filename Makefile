@@ -2,12 +2,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fast lint docs
+.PHONY: demo study study-smoke test fast lint docs
 
 demo: .venv/ready
 	cd selfsup-simclr-cld && ../$(BIN)/python pretrain.py --cfg configs/digits_simclr.yaml
 	cd selective_labeling && ../$(BIN)/python usl-cifar.py --cfg configs/digits_usl.yaml
-	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/digits_compare.yaml
+	cd usl-t_pretraining && ../$(BIN)/python mine-neighbors.py --cfg configs/digits_neighbors.yaml
+	cd usl-t_pretraining && ../$(BIN)/python usl-t-cifar-pretrain.py --cfg configs/demo_usl-t_pretrain.yaml
+	cd selective_labeling && for head in 0 1 2; do \
+	  ../$(BIN)/python usl-t-cifar.py --cfg configs/demo_usl-t.yaml --opts USLT.HEAD_IN_USE $$head || exit; \
+	done
+	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/demo.yaml
+
+# What choosing is worth: all selectors on all data sets that are there; hours. study-smoke: a piece.
+study: .venv/ready
+	cd selfsup-simclr-cld && ../$(BIN)/python pretrain.py --cfg configs/digits_simclr.yaml
+	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/study.yaml
+
+study-smoke: .venv/ready
+	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/study_smoke.yaml
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest

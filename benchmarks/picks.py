@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from usl.metrics import summarize
+from usl.ranking import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = 40
@@ -45,8 +45,8 @@ def run(script: str, config: str, options: str) -> Path:
 
 def probe(dataset: str, name: str, seeds: list[int], options: str = "") -> Path:
     """Compare the selectors, USL-T's list among them; the RUN_DIR."""
-    listed = f"saved/{dataset}_usl-t_seed{{seed}}/selected_indices_{BUDGET}_0.npy"
-    options += f' COMPARE.BUDGETS "[{BUDGET}]" USL.SEEDS "{seeds}" COMPARE.LIST "{listed}"'
+    listed = f"['saved/{dataset}_usl-t_seed{{seed}}/selected_indices_{BUDGET}_0.npy']"
+    options += f' COMPARE.BUDGETS "[{BUDGET}]" USL.SEEDS "{seeds}" COMPARE.LISTS "{listed}"'
     config = f"{dataset}_compare"
     return run(f"{CHOOSE}/compare.py", config, f"RUN_NAME {name} {options.strip()}")
 

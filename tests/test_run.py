@@ -38,10 +38,10 @@ class Maker:
 def begin(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT / "selective_labeling")
 
-    def begin(*opts):
+    def begin(*opts, part=False):
         argv = ["--opts", "RUN_DIR", str(tmp_path / "run"), *map(str, opts)]
         cfg = read_settings(Stage(usl_defaults), argv, script=SCRIPT)
-        return stage_begin(cfg, call_of(SCRIPT, argv))
+        return stage_begin(cfg, call_of(SCRIPT, argv), part=part)
 
     return begin
 
@@ -262,6 +262,41 @@ def test_the_log_goes_to_the_file(begin):
 
 
 @pytest.mark.slow
+def test_a_part_of_a_run_has_its_record_and_writes_in_its_log(begin, tmp_path):
+    begin()
+    part = begin("RUN_DIR", tmp_path / "run" / "part", part=True)
+    logging.getLogger("usl").info("of the part")
+    assert not (part.folder / "run.log").exists() and (part.folder / "config.yaml").exists()
+    assert "of the part" in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_arrays_below_the_folder(begin):
+    """Are kept, reused and replaced as others are; of many, not each has a line in the log."""
+    expected = [Expected("cells/4/a.npy", (2,))]
+    values, calls = [np.zeros(2), np.ones(2)], []
+
+    def compute(run, source, quiet=False):
+        def made():
+            calls.append(source)
+            return [values[source]]
+
+        return run.cached(expected, {"made from": source}, made, quiet=quiet)[0].tolist()
+
+    run = begin(*KEEP)
+    log = run.folder / "run.log"
+    assert compute(run, 0) == [0, 0] and compute(begin(*KEEP), 0, quiet=True) == [0, 0]
+    assert calls == [0] and "reused" not in log.read_text()
+    run = begin(*KEEP)
+    assert compute(run, 0) == [0, 0] and calls == [0]
+    assert "reused cells/4/a.npy" in log.read_text()
+    save_array(run.folder / "cells/4/a.npy", np.full(2, 7.0))
+    assert compute(run, 1) == [7, 7]
+    run = begin()
+    assert compute(run, 1) == [1, 1]
+    kept = load_array(run.folder / "cells/4/a.npy.released")
+    assert kept.tolist() == [7, 7] and "kept as a.npy.released" in log.read_text()
+
+
 def test_a_second_run_in_a_folder_at_work_is_refused(begin, tmp_path):
     holder = (
         "import sys; from pathlib import Path; from usl.run import _lock;"

@@ -43,26 +43,6 @@ def linear_probe(
     return 100.0 * float(probe.score(test, test_labels))
 
 
-def summarize(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean ± standard deviation of ``accuracy`` over seeds, as texts.
-
-    Parameters
-    ----------
-    results : DataFrame
-        With columns ``selector``, ``budget``, ``seed``, ``accuracy``.
-
-    Returns
-    -------
-    DataFrame
-        Selectors, in the order in which they come, by budgets.
-    """
-    groups = results.groupby(["selector", "budget"], sort=False)["accuracy"]
-    texts = groups.agg(
-        lambda a: f"{a.mean():.1f} ± {a.std():.1f}" if len(a) > 1 else f"{a.mean():.1f}"
-    )
-    return texts.unstack("budget").reindex(results["selector"].unique())
-
-
 def weighted_knn(
     train: Tensor,
     labels: Tensor,

@@ -147,6 +147,7 @@ class Run:
         compute: Callable[[], Sequence[np.ndarray]],
         *,
         by_budget: bool = False,
+        quiet: bool = False,
     ) -> list[np.ndarray | None]:
         """Return arrays that belong together: saved ones if they still hold, else computed ones.
 
@@ -159,6 +160,8 @@ class Run:
             Returns the arrays, in the order of ``expected``; they are saved.
         by_budget : bool
             They depend on the budget; see :class:`Recompute`.
+        quiet : bool
+            They are some of many, and not worth a line of the log.
 
         Returns
         -------
@@ -168,7 +171,8 @@ class Run:
         names = " ".join(e.name for e in expected)
         if self.folder is not None:
             if self._recorded(expected, source):
-                log.info("reused %s", names)
+                if not quiet:
+                    log.info("reused %s", names)
                 known = self._record["arrays"]
                 return [e.load(self.folder) if e.name in known else None for e in expected]
             if self._may_use_foreign(expected, by_budget):
@@ -200,8 +204,9 @@ class Run:
         if self.folder is None:
             return
         path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not self._is_ours(name):
-            self._keep_foreign(path, array)
+            self._keep_foreign(name, array)
         self._enter(name, source, by_budget, foreign=False)
         save_array(path, array)
 
@@ -333,9 +338,11 @@ class Run:
             self._record["foreign"][name] = self._fingerprints[name]
         self._write()
 
-    def _keep_foreign(self, path: Path, array: np.ndarray) -> None:
+    def _keep_foreign(self, name: str, array: np.ndarray) -> None:
         """A file from elsewhere is about to be replaced: say whether it differs, and keep it."""
-        if self._fingerprint_on_disk(path.name) == fingerprint(array):
+        assert self.folder is not None
+        path = self.folder / name
+        if self._fingerprint_on_disk(name) == fingerprint(array):
             return
         kept = path.with_name(path.name + ".released")
         for number in count(1):
@@ -343,7 +350,7 @@ class Run:
                 break
             kept = path.with_name(f"{path.name}.released.{number}")
         os.replace(path, kept)
-        log.warning("%s differs from what was computed here; kept as %s", path.name, kept.name)
+        log.warning("%s differs from what was computed here; kept as %s", name, kept.name)
 
 
 def start(
@@ -356,6 +363,7 @@ def start(
     settings_text: str,
     exist_ok: bool = True,
     recompute: Recompute,
+    part: bool = False,
 ) -> Run:
     """Begin a run: its folder with ``config.yaml`` and ``run.log``, and its record.
 
@@ -375,6 +383,8 @@ def start(
     exist_ok : bool
         False: stop if the folder is there.
     recompute : Recompute
+    part : bool
+        It is part of another run, in whose log it writes.
 
     Raises
     ------
@@ -389,13 +399,15 @@ def start(
             _lock(folder)
             for left_over in folder.rglob(".*.partial"):
                 left_over.unlink()
-            _start_log(folder)
+            if not part:
+                _start_log(folder)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot use `run_dir` {folder}: {reason}; choose another") from None
     else:
         folder = None
-        _start_log(None)
+        if not part:
+            _start_log(None)
     log.info("%s on %s", title, device)
     run = Run(folder, device=device, command=command, settings=settings, recompute=recompute)
     if folder is not None:

@@ -8,7 +8,7 @@ from helpers import decode, write_report
 
 from usl.data.datasets import open_dataset
 from usl.report.pictures import FeatureMap
-from usl.report.selection import Coverage, Duplicates, Result, Table
+from usl.report.selection import Coverage, Duplicates, Result
 
 
 def test_pictures_are_those_of_the_picks(tmp_path):
@@ -23,16 +23,13 @@ def test_pictures_are_those_of_the_picks(tmp_path):
         assert np.array_equal(decode(uri), expected)
 
 
-def test_counts_timings_command_and_table(tmp_path):
+def test_counts_timings_and_command(tmp_path):
     data = open_dataset("digits", "")
     picks = np.flatnonzero(data.labels == 3)[:4]
-    table = Table("Worth", ["", "40 labels"], [["USL", "80.0 ± 1.0"]])
-    text = write_report(
-        tmp_path / "r.html", dataset=data, results=[Result("seed 1", picks)], table=table
-    )
+    text = write_report(tmp_path / "r.html", dataset=data, results=[Result("seed 1", picks)])
     counts = re.findall(r"<span(?: class=\"none\")?>(\d+)</span>\n", text)
     assert counts == ["0", "0", "0", "4", *"000000"]
-    for part in ("80.0 ± 1.0", "python x.py", "<td>features</td><td>1.2</td>"):
+    for part in ("python x.py", "<td>features</td><td>1.2</td>"):
         assert part in text
 
 

@@ -137,7 +137,9 @@ def is_file(path: Path) -> bool:
 def resolve(
     cfg: dict[str, Any], key: str, setting: PathSetting, *, folder: Path, stage: Path
 ) -> None:
-    """Make a path of settings absolute; an empty one stays empty, and so does what is none.
+    """Make a path of settings absolute, or each of a list; an empty one stays empty.
+
+    So does what is none.
 
     Parameters
     ----------
@@ -151,13 +153,19 @@ def resolve(
     stage : Path
         Folder of the script.
     """
-    text = get(cfg, key)
-    if not text or (setting.words and setting.words.fullmatch(text)):
+    value = get(cfg, key)
+    if not value:
         return
-    if setting.released and Path(text).parts[:1] == ("released",):
-        folder = stage.parent / setting.released
+
+    def absolute(text: str) -> str:
+        if setting.words and setting.words.fullmatch(text):
+            return text
+        released = setting.released and Path(text).parts[:1] == ("released",)
+        start = stage.parent / setting.released if released else folder
+        # normpath rather than resolve: a linked data folder keeps the name people gave it.
+        return os.path.normpath(start / os.path.expanduser(text))
+
     *sections, last = key.split(".")
     for section in sections:
         cfg = cfg[section]
-    # normpath rather than resolve: a linked data folder keeps the name people gave it.
-    cfg[last] = os.path.normpath(folder / os.path.expanduser(text))
+    cfg[last] = [absolute(one) for one in value] if isinstance(value, list) else absolute(value)

@@ -30,8 +30,9 @@ def write_page(
     facts: dict[str, Any],
     command: str,
     timings: dict[str, float],
-    table: Table | None = None,
+    tables: Sequence[Table] = (),
     curves: Sequence[dict[str, str]] = (),
+    curves_title: str = "How it went",
     selections: Sequence[dict[str, Any]] = (),
     color_by: str = "density",
     classes: Sequence[str] | None = None,
@@ -50,10 +51,11 @@ def write_page(
         What repeats the run.
     timings : dict of str to float
         Seconds by step.
-    table : Table, optional
-        Results, above everything else.
+    tables : sequence of Table
+        Results, the first above everything else, the others below the curves.
     curves : sequence of dict
         With ``title`` and ``picture``, a data URI.
+    curves_title : str
     selections : sequence of dict
         These and what follows are made in :mod:`usl.report.selection`.
     color_by : {"density", "confidence"}
@@ -76,8 +78,9 @@ def write_page(
         facts=facts,
         command=command,
         timings=timings,
-        table=table,
+        tables=tables,
         curves=curves,
+        curves_title=curves_title,
         selections=selections,
         color_by=color_by,
         classes=classes,

@@ -159,7 +159,7 @@ def curve_uri(
         axes.plot(x, y, marker="o" if few else None, markersize=3, label=name)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8)
-    return _svg_uri(figure)
+    return svg_uri(figure)
 
 
 def histogram_uri(values: np.ndarray, *, axis: str, mark: float) -> str:
@@ -171,7 +171,7 @@ def histogram_uri(values: np.ndarray, *, axis: str, mark: float) -> str:
         axes.hist(positive, bins=np.logspace(ends[0] - 0.02, ends[1] + 0.02, 50))
     axes.set_xscale("log")
     axes.set_ylabel("images")
-    return _svg_uri(figure)
+    return svg_uri(figure)
 
 
 def _figure(axis: str, mark: float | None) -> tuple[Any, Any]:
@@ -187,10 +187,19 @@ def _figure(axis: str, mark: float | None) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg_uri(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
-    return _uri(buffer, "image/svg+xml")
+def svg_of(figure: Any) -> str:
+    """A matplotlib figure as SVG, the same text every time."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "usl"}):
+        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def svg_uri(figure: Any) -> str:
+    """A matplotlib figure as an SVG data URI."""
+    return _uri(io.BytesIO(svg_of(figure).encode()), "image/svg+xml")
 
 
 def _uri(buffer: io.BytesIO, kind: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.metrics import class_counts
-from usl.report.page import Table, write_page
+from usl.report.page import write_page
 from usl.report.pictures import FeatureMap, curve_uri, draw_map, histogram_uri, picture_uris, plane
 
 # Pictures of picks of one selection; with more, the page would not open quickly.
@@ -132,7 +132,6 @@ def write_selection_report(
     dataset: AnyDataset | None = None,
     maps: Sequence[FeatureMap] | None = None,
     color_by: str = "density",
-    table: Table | None = None,
     coverage: Coverage | None = None,
     duplicates: Duplicates | None = None,
 ) -> None:
@@ -156,8 +155,6 @@ def write_selection_report(
         From :func:`feature_map`.
     color_by : {"density", "confidence"}
         What their colour stands for.
-    table : Table, optional
-        Results, above everything else.
     coverage : Coverage, optional
         Of the first of the results.
     duplicates : Duplicates, optional
@@ -169,7 +166,6 @@ def write_selection_report(
         facts=facts,
         command=command,
         timings=timings,
-        table=table,
         classes=dataset.classes if dataset is not None and dataset.labels is not None else None,
         color_by=color_by,
         selections=[

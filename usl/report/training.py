@@ -50,7 +50,7 @@ def write_training_report(
         facts=facts | {f"{axis.capitalize()}s": int(metrics[axis].max())},
         command=command,
         timings=timings,
-        table=table or Table("Last numbers", ["", "last"], last),
+        tables=[table or Table("Last numbers", ["", "last"], last)],
         curves=[
             {
                 "title": title.replace("_", " "),

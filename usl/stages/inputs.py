@@ -149,8 +149,10 @@ def embedding_defaults() -> CfgNode:
     return add_extraction(encoder_defaults())
 
 
-def begin(cfg: CfgNode, call: Call, *, save: bool = True) -> Run:
+def begin(cfg: CfgNode, call: Call, *, save: bool = True, part: bool = False) -> Run:
     """Begin the run that the settings describe; without ``save`` nothing is written.
+
+    ``part``: of a run that has begun.
 
     Raises
     ------
@@ -165,6 +167,7 @@ def begin(cfg: CfgNode, call: Call, *, save: bool = True) -> Run:
         settings=as_dict(cfg),
         settings_text=dump(cfg),
         exist_ok=cfg.SAVE_DIR_EXIST_OK,
+        part=part,
         recompute=Recompute(
             everything=cfg.get("RECOMPUTE_ALL", True),
             by_budget=cfg.get("RECOMPUTE_NUM_DEP", True),

@@ -19,7 +19,7 @@ LISTS = {
     for key in (
         "FINETUNE.LABELED_INDICES_PATH",
         "FIXMATCH.LABELED_INDICES_PATH",
-        "COMPARE.LIST",
+        "COMPARE.LISTS",
         "USLT.LABELS_PATH",
     )
 }

@@ -13,7 +13,6 @@ from usl.geometry.coverage import coverage_curve
 from usl.geometry.kmeans import Clusters
 from usl.geometry.neighbors.exact import Neighbors
 from usl.geometry.points import Points, squared_distances
-from usl.report.page import Table
 from usl.report.selection import (
     PICTURES,
     Coverage,
@@ -70,7 +69,6 @@ def finish(
     points: Points | None = None,
     color: torch.Tensor | None = None,
     color_by: str = "density",
-    table: Table | None = None,
     coverage: Coverage | None = None,
     duplicates: Duplicates | None = None,
 ) -> None:
@@ -94,7 +92,6 @@ def finish(
             dataset=images,
             maps=layout,
             color_by=color_by,
-            table=table,
             coverage=coverage,
             duplicates=duplicates,
         )

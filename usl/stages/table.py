@@ -189,6 +189,19 @@ def read_settings(
     )  # fmt: skip
 
 
+def _entry(script: str) -> Stage:
+    path = Path(script).resolve()
+    return STAGES[f"{path.parent.name}/{path.name}"]
+
+
+def settings_of(script: str, config: str) -> CfgNode:
+    """The settings that a script, ``__file__``, has with this YAML alone."""
+    path = Path(script).resolve()
+    return read_settings(
+        STAGES[f"{path.parent.name}/{path.name}"], ["--cfg", config], script=script
+    )
+
+
 def stage(
     script: str, doc: str | None
 ) -> Callable[[Callable[[CfgNode, Call], None]], Callable[..., None]]:
@@ -201,8 +214,7 @@ def stage(
     script, doc
         ``__file__`` and ``__doc__`` of the script.
     """
-    path = Path(script).resolve()
-    entry = STAGES[f"{path.parent.name}/{path.name}"]
+    entry = _entry(script)
 
     def decorate(main: Callable[[CfgNode, Call], None]) -> Callable[..., None]:
         @wraps(main)

@@ -92,7 +92,8 @@ def add_labelled(c: CfgNode) -> CfgNode:
 def add_selector(c: CfgNode) -> CfgNode:
     """Settings of stages that choose for anyone, not as the original does."""
     # The rule: usl; or random, kmeans-centres, kmeans-plusplus, kmeans-best, densest, typiclust,
-    # probcover, maxherding, rdss, activeft, k-centre, d2, which USL.REG says nothing to.
+    # probcover, maxherding, k-medoids, rdss, activeft, k-centre, d2, hierarchical, which USL.REG
+    # says nothing to.
     c.SELECTOR = "usl"
     return c
 
