@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine: make demo, make test.
 PYTHON ?= python3
 BIN := .venv/bin
+# A process a core, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: demo study study-smoke test fast lint docs
 
@@ -23,11 +25,11 @@ study-smoke: .venv/ready
 	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/study_smoke.yaml
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The tests that take less than seconds each.
 fast: .venv/ready-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -76,7 +76,7 @@ def test_the_originals_keys_and_defaults_stay():
 
 def test_every_config_parses_and_states_its_command():
     paths = sorted((ROOT / "semisup-simclrv2-cld" / "configs").glob("*.yaml"))
-    assert len(paths) == 13
+    assert len(paths) >= 13
     for path in paths:
         assert path.stem.startswith(
             settings(FINETUNE, "--cfg", str(path)).RUN_NAME.removesuffix("_simclr")
