@@ -83,6 +83,7 @@ def plane(features: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     others = np.setdiff1d(np.arange(len(features)), picks)
     count = min(BACKGROUND, len(others))
@@ -98,8 +99,10 @@ def plane(features: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     start = np.pad(shown, ((0, 0), (0, 2)))[:, :2]
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    positions = TSNE(init=start, perplexity=perplexity, random_state=SEED).fit_transform(shown)
-    return rows, positions
+    layout = TSNE(init=start, perplexity=perplexity, random_state=SEED)
+    # Two threads save a second of five, and lose a minute where another program is at work.
+    with threadpool_limits(1, user_api="openmp"):
+        return rows, layout.fit_transform(shown)
 
 
 @dataclass(frozen=True)
