@@ -8,10 +8,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import CIFAR, FOLDER_PRETRAIN, FOLDER_SELECT, MINE, PRETRAIN, SELECT
+from commands import (
+    CIFAR,
+    COMPARE,
+    FINETUNE,
+    FIXMATCH,
+    FOLDER_PRETRAIN,
+    FOLDER_SELECT,
+    MINE,
+    PRETRAIN,
+    SELECT,
+)
 from helpers import FACTS, ROOT, settings, value
 
 from usl import InputError
+from usl.selectors.registry import SELECTORS
 from usl.stages.table import SETTINGS, STAGES, read_settings
 
 # The values of the original's YAML files, by stage and file.
@@ -56,6 +67,40 @@ def test_every_config_parses_with_its_script():
         script = script_of(path)
         assert script and (path.parents[1] / script).exists(), path
         settings(path.parents[1] / script, "--cfg", path)
+
+
+def test_the_study_names_what_is_there():
+    """Its pools parse with the script, and so do the trainings that they name."""
+    stage = ROOT / "selective_labeling"
+    studies = [settings(COMPARE, "--cfg", f"{name}.yaml") for name in ("study", "study_smoke")]
+    named = {pool for cfg in studies for pool in cfg.COMPARE.POOLS}
+    there = {str(path.relative_to(stage / "configs")) for path in stage.glob("configs/study/*")}
+    assert named == there
+    for name in [*named, "demo.yaml", "cifar10_published_compare.yaml"]:
+        train = settings(COMPARE, "--cfg", name).COMPARE.TRAIN
+        for script, config in ((FINETUNE, train.FINETUNE), (FIXMATCH, train.FIXMATCH)):
+            if config:
+                settings(script, "--cfg", config)
+    # All that choose are compared, and what is trained on is among them.
+    study = studies[0].COMPARE
+    assert set(study.SELECTORS) == set(SELECTORS) and set(study.TRAIN.SELECTORS) < set(SELECTORS)
+    assert set(study.TRAIN.SEEDS) < set(studies[0].USL.SEEDS)
+
+
+def test_the_demo_chains_without_editing():
+    """Each command of the Makefile's demo reads what one before it wrote."""
+    trained = settings(PRETRAIN, "--cfg", "demo_usl-t_pretrain.yaml")
+    chosen = settings(SELECT, "--cfg", "demo_usl-t.yaml")
+    compared = settings(COMPARE, "--cfg", "demo.yaml")
+    assert str(Path(trained.RUN_DIR) / "checkpoint.pth") == chosen.MODEL.PRETRAIN_PATH
+    (listed,) = compared.COMPARE.LISTS
+    assert listed == str(Path(chosen.RUN_DIR) / "selected_indices_{budget}_{seed}.npy")
+    assert compared.COMPARE.BUDGETS == [chosen.USLT.NUM_SELECTED_SAMPLES]
+    demo = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
+    heads = re.search(r"for head in ([\d ]+);", demo)[1].split()
+    assert [int(head) for head in heads] == compared.USL.SEEDS == compared.COMPARE.TRAIN.SEEDS
+    for folder, script, config in re.findall(r"cd (\S+) && .*?python (\S+) --cfg (\S+)", demo):
+        assert (ROOT / folder / script).exists() and (ROOT / folder / config).exists()
 
 
 def test_dataset_configs_hold_three_keys():
