@@ -6,7 +6,7 @@ import torch
 from helpers import features
 
 from usl import InputError
-from usl.selectors.farthest import farthest_picks, squared_distance_picks
+from usl.selectors.farthest import farthest_picks, spread_picks, squared_distance_picks
 
 
 def distances(x):
@@ -54,9 +54,32 @@ def test_images_are_drawn_by_their_squared_distance():
     assert len(second) > 150 and 0.83 < second.count(2) / len(second) < 0.97
 
 
+def test_of_some_that_are_drawn_the_best_is_taken():
+    x = features("sphere", 40, 3)
+    d2 = distances(x)
+    for seed in range(5):
+        random = np.random.RandomState(seed)
+        picks = [random.randint(40)]
+        while len(picks) < 12:
+            reached = np.cumsum(d2[:, picks].min(axis=1))
+            # Of 2 + ln 12.
+            drawn = np.searchsorted(reached, random.random_sample(4) * reached[-1], "right")
+            left = [d2[:, [*picks, row]].min(axis=1).sum() for row in drawn]
+            picks.append(int(drawn[np.argmin(left)]))
+        assert spread_picks(x, 12, seed=seed).tolist() == picks
+    # Spread is what they are: nearer to all images than drawn ones.
+    sums = [
+        [d2[:, choose(x, 8, seed=seed)].min(axis=1).sum() for seed in range(20)]
+        for choose in (spread_picks, squared_distance_picks)
+    ]
+    assert np.mean(sums[0]) < 0.9 * np.mean(sums[1])
+
+
 def test_copies_come_last():
     x = np.repeat(features("sphere", 5, 3), 4, axis=0)
-    for picks in (farthest_picks(x, 20), squared_distance_picks(x, 20, seed=1)):
+    for picks in (
+        farthest_picks(x, 20), squared_distance_picks(x, 20, seed=1), spread_picks(x, 20, seed=1),
+    ):  # fmt: skip
         assert len({index // 4 for index in picks[:5].tolist()}) == 5
         assert len(set(picks.tolist())) == 20
         rest = picks[5:].tolist()

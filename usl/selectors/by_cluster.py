@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from usl.geometry.kmeans import Clusters, assigned_distances, kmeans
-from usl.geometry.points import as_points, check_budget, fold_sum
+from usl.geometry.points import Points, as_points, check_budget, fold_sum
+from usl.selectors.farthest import spread_picks
+
+# Images that spread starts are drawn from, at most about twice as many.
+DRAWN_FROM = 2048
 
 
 def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
@@ -73,7 +77,13 @@ def central_picks(features: Any, clusters: Clusters) -> Tensor:
 
 
 def best_clusters(
-    features: Any, clusters: int, *, seed: int, starts: int = 8, nonempty: int = 0
+    features: Any,
+    clusters: int,
+    *,
+    seed: int,
+    starts: int = 8,
+    nonempty: int = 0,
+    spread: bool = False,
 ) -> Clusters:
     """The best of several k-means: that with the smallest sum of squared distances to centroids.
 
@@ -87,6 +97,10 @@ def best_clusters(
     starts : int
     nonempty : int
         As for :func:`usl.geometry.kmeans.kmeans`.
+    spread : bool
+        They begin with images that lie apart, :func:`usl.selectors.farthest.spread_picks`, not with
+        those that :func:`usl.geometry.kmeans.kmeans` draws. Of more than 4095 images evenly spaced
+        ones are drawn from, at least 2048.
 
     Returns
     -------
@@ -99,9 +113,15 @@ def best_clusters(
         As :func:`usl.geometry.kmeans.kmeans`.
     """
     points = as_points(features)
+    step = max(1, min(len(points) // DRAWN_FROM, len(points) // max(1, clusters)))
+    some = Points(points.host[::step]) if spread else None
+
+    def begin(number: int) -> Tensor | None:
+        return None if some is None else step * spread_picks(some, clusters, seed=number)
+
     found = [
-        kmeans(points, clusters, seed=seed * starts + number, nonempty=nonempty, quiet=True)
-        for number in range(starts)
+        kmeans(points, clusters, seed=n, start=begin(n), nonempty=nonempty, quiet=True)
+        for n in range(seed * starts, (seed + 1) * starts)
     ]
     sums = [float(fold_sum(assigned_distances(points, c.centroids, c.labels))) for c in found]
     return found[sums.index(min(sums))]

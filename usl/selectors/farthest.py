@@ -1,7 +1,8 @@
-"""Picks by their distances to the picks before: k-centre greedy, and D² sampling."""
+"""Picks by their distances to the picks before: k-centre greedy, D² sampling, greedy D²."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from usl.geometry.kmeans import member_sums
-from usl.geometry.points import Points, as_points, check_budget, distances_to
+from usl.geometry.points import Points, as_points, check_budget, distances_to, fold_sum
 
 
 def farthest_picks(features: Any, budget: int) -> Tensor:
@@ -72,14 +73,45 @@ def squared_distance_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     random = np.random.RandomState(seed)
     nearest = _Nearest(points, int(random.randint(len(points))))
     for _ in range(budget - 1):
-        # Summed one after the other, in float64; an image of weight 0 adds nothing.
-        reached = np.cumsum(nearest.distances.clamp_min(0).numpy())
-        if reached[-1] > 0:
-            drawn = int(np.searchsorted(reached, random.random_sample() * reached[-1], "right"))
-            # The product may have been rounded up to the whole sum.
-            nearest.take(min(drawn, int(np.searchsorted(reached, reached[-1]))))
-        else:
-            nearest.take(int(nearest.distances.argmax()))
+        (drawn,) = nearest.draw(random, 1)
+        nearest.take(drawn)
+    return torch.tensor(nearest.picks)
+
+
+def spread_picks(features: Any, budget: int, *, seed: int) -> Tensor:
+    """Each time draw a few images as :func:`squared_distance_picks`, and take the best of them.
+
+    The best leaves the smallest sum of squared distances to the picks; of 2 + ln B it is chosen
+    (Arthur and Vassilvitskii, SODA 2007, section 7; Grunau et al., SODA 2023).
+
+    Parameters
+    ----------
+    features : array, tensor or Points, shape (N, D)
+    budget : int
+        B.
+    seed : int
+
+    Returns
+    -------
+    Tensor (B,), int64
+        In the order of choosing; of equal sums the first drawn. Once only copies of picks are left,
+        the lowest index comes first.
+
+    Raises
+    ------
+    InputError
+        Bad features, or a budget out of range.
+    """
+    points = as_points(features)
+    check_budget(budget, len(points))
+    random = np.random.RandomState(seed)
+    nearest = _Nearest(points, int(random.randint(len(points))))
+    for _ in range(budget - 1):
+        drawn = nearest.draw(random, 2 + int(math.log(budget)))
+        left = [nearest.after(image) for image in drawn]
+        sums = [float(fold_sum(distances.clamp_min(0))) for distances in left]
+        best = sums.index(min(sums))
+        nearest.take(drawn[best], left[best])
     return torch.tensor(nearest.picks)
 
 
@@ -91,9 +123,27 @@ class _Nearest:
         self.distances = distances_to(points.host, points.host[first])
         self.distances[first] = -1.0
 
-    def take(self, pick: int) -> None:
-        """Add a pick."""
-        self.picks.append(pick)
+    def after(self, pick: int) -> Tensor:
+        """What the distances become with another pick."""
         near = distances_to(self.points.host, self.points.host[pick])
-        torch.minimum(self.distances, near, out=self.distances)
+        return torch.minimum(self.distances, near)
+
+    def take(self, pick: int, after: Tensor | None = None) -> None:
+        """Add a pick; ``after`` are the distances with it, where they are known."""
+        self.picks.append(pick)
+        self.distances = self.after(pick) if after is None else after
         self.distances[pick] = -1.0
+
+    def draw(self, random: np.random.RandomState, count: int) -> list[int]:
+        """So many images, perhaps one twice, each in proportion to its distance.
+
+        Where only copies of picks are left, the first of them.
+        """
+        # Summed one after the other, in float64; an image of weight 0 adds nothing.
+        reached = np.cumsum(self.distances.clamp_min(0).numpy())
+        if reached[-1] <= 0:
+            return [int(self.distances.argmax())]
+        drawn = np.searchsorted(reached, random.random_sample(count) * reached[-1], "right")
+        # A product may have been rounded up to the whole sum.
+        found: list[int] = np.minimum(drawn, np.searchsorted(reached, reached[-1])).tolist()
+        return found

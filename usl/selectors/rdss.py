@@ -25,7 +25,8 @@ def rdss_picks(features: Any, budget: int, *, squared_width: float | None = None
     budget : int
         B.
     squared_width : float, optional
-        Of the Gaussian kernel ``exp(-d² / (2 · width²))``; default the median squared distance.
+        Of the Gaussian kernel ``exp(-d² / (2 · width²))``; default a tenth of the median squared
+        distance. The authors' code has 1, on features that it does not scale to length 1.
 
     Returns
     -------
@@ -40,7 +41,7 @@ def rdss_picks(features: Any, budget: int, *, squared_width: float | None = None
     points = as_points(features)
     check_budget(budget, len(points))
     pairs = Pairs(points)
-    kernel = Gaussian(pairs, squared_width or pairs.median())
+    kernel = Gaussian(pairs, squared_width or pairs.median() / 10)
     means, alpha = kernel.means(), 1 - 1 / math.sqrt(budget)
     near, known = torch.zeros(len(points), dtype=torch.float64), dict[int, float]()
 

@@ -94,6 +94,15 @@ class Context:
         found: Clusters = self.shared.once((budget, seed), compute)
         return found
 
+    def tightest(self, budget: int, seed: int) -> Clusters:
+        """As many clusters as the budget: the tightest of eight k-means with spread starts."""
+
+        def compute() -> Clusters:
+            return best_clusters(self.points, budget, seed=seed, nonempty=budget, spread=True)
+
+        found: Clusters = self.shared.once(("tightest", budget, seed), compute)
+        return found
+
     def densities(self) -> Tensor:
         """``density``, computed where it was not given."""
         if self.density is not None:
@@ -106,10 +115,9 @@ class Context:
         found: Tensor = self.shared.once("density", compute)
         return found
 
-    def picks(self, budget: int, seed: int, regularizer: Regularizer) -> Picks:
+    def picks(self, budget: int, clusters: Clusters, regularizer: Regularizer) -> Picks:
         """From each cluster a dense image, kept apart from the others by ``regularizer``."""
-        labels = self.clusters(budget, seed).labels
-        return pick(self.points, self.densities(), labels, budget, regularizer)
+        return pick(self.points, self.densities(), clusters.labels, budget, regularizer)
 
 
 @dataclass(frozen=True)
@@ -271,11 +279,19 @@ def _squared_distance(context: Context, budget: int, *, seed: int) -> Tensor:
 
 
 def _densest(context: Context, budget: int, *, seed: int) -> Tensor:
-    return context.picks(budget, seed, Regularizer(rounds=1)).indices
+    return context.picks(budget, context.clusters(budget, seed), Regularizer(rounds=1)).indices
 
 
 def _usl(context: Context, budget: int, *, seed: int) -> Tensor:
-    return context.picks(budget, seed, context.regularizer).indices
+    return context.picks(budget, context.clusters(budget, seed), context.regularizer).indices
+
+
+def _tightest(context: Context, budget: int, *, seed: int) -> Tensor:
+    return central_picks(context.points, context.tightest(budget, seed))[:budget]
+
+
+def _usl_tightest(context: Context, budget: int, *, seed: int) -> Tensor:
+    return context.picks(budget, context.tightest(budget, seed), context.regularizer).indices
 
 
 SELECTORS: dict[str, Selector] = {
@@ -295,4 +311,6 @@ SELECTORS: dict[str, Selector] = {
     "d2": Selector("D2 sampling", _squared_distance),
     "hierarchical": Selector("hierarchical k-means", _hierarchical),
     "usl": Selector("USL", _usl),
+    "tightest": Selector("tightest clusters", _tightest),
+    "usl-tightest": Selector("USL, tightest clusters", _usl_tightest),
 }

@@ -48,7 +48,8 @@ def compare_defaults() -> CfgNode:
     c.COMPARE.BUDGETS = [40]
     # What to compare: random, stratified, kmeans-centres, kmeans-plusplus (with k-means++'s start),
     # kmeans-best (of 8 starts), densest (of each cluster), typiclust, probcover, maxherding,
-    # k-medoids, rdss, activeft, k-centre, d2, hierarchical (k-means), usl.
+    # k-medoids, rdss, activeft, k-centre, d2, hierarchical (k-means), usl, tightest (of eight
+    # k-means with spread starts), usl-tightest (on its clusters).
     c.COMPARE.SELECTORS = ["random", "stratified", "kmeans-centres", "densest", "usl"]
     # Picks from elsewhere to compare too, each .npy or .csv; {budget} and {seed} stand for each.
     c.COMPARE.LISTS = []

@@ -91,9 +91,9 @@ def add_labelled(c: CfgNode) -> CfgNode:
 
 def add_selector(c: CfgNode) -> CfgNode:
     """Settings of stages that choose for anyone, not as the original does."""
-    # The rule: usl; or random, kmeans-centres, kmeans-plusplus, kmeans-best, densest, typiclust,
-    # probcover, maxherding, k-medoids, rdss, activeft, k-centre, d2, hierarchical, which USL.REG
-    # says nothing to.
+    # The rule: usl, or usl-tightest; or one that USL.REG says nothing to: tightest, random,
+    # kmeans-centres, kmeans-plusplus, kmeans-best, densest, typiclust, probcover, maxherding,
+    # k-medoids, rdss, activeft, k-centre, d2, hierarchical.
     c.SELECTOR = "usl"
     return c
 
@@ -305,10 +305,13 @@ def choose(
             )  # fmt: skip
         else:
             (selector,) = selectors_named([cfg.SELECTOR])
-            context = Context(points, density.density, cluster)
+            context = Context(points, density.density, cluster, regularizer)
             with run.timed("picks"):
                 grouped, chosen = chosen_by(selector, context, budget, seed=seed)
-            source = {"features": features.fingerprint, "selector": cfg.SELECTOR, "seed": seed}
+            source = {
+                "features": features.fingerprint, "selector": cfg.SELECTOR, "seed": seed,
+                "regularizer": vars(regularizer),
+            }  # fmt: skip
         indices = chosen.indices.numpy()
         named = pool.rows[indices]
         selection.save_picks(run, named, budget=budget, seed=seed, source=source)
