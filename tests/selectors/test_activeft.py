@@ -44,6 +44,12 @@ def test_it_is_the_papers_rule(budget):
     assert trained_picks(x, budget, seed=4).tolist() == slow(x, budget, 4)
 
 
+def test_points_may_leave_the_place_where_all_images_lie():
+    """As they do on the features of a network, which are of one half of the sphere."""
+    x = 0.02 * features("sphere", 150, 6) + np.eye(6, dtype=np.float32)[0]
+    assert trained_picks(x, 12, seed=2).tolist() == slow(x, 12, 2)
+
+
 def test_the_same_picks_for_any_block(monkeypatch):
     x = features("sphere", 120, 5)
     expected = trained_picks(x, 9, seed=1).tolist()

@@ -318,6 +318,8 @@ class Points:
         See :func:`as_features` for what is accepted.
     device : str or torch.device
         Where distances are computed.
+    length : float
+        Vectors up to this length are compared with them; centroids, which lie among them, always.
 
     Attributes
     ----------
@@ -330,7 +332,9 @@ class Points:
         Of squared distances from float32 products of ``fast``.
     """
 
-    def __init__(self, features: Any, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, features: Any, device: str | torch.device = "cpu", *, length: float = 0.0
+    ) -> None:
         self.host = as_features(features)
         self.exact = self.host.to(device)
         n = len(self.host)
@@ -340,6 +344,8 @@ class Points:
         longest = max(
             float((self.exact[a:b].double() - self.centre).norm(dim=1).max()) for a, b in blocks(n)
         )
+        if length:
+            longest = max(longest, length + float(self.centre.norm()))
         self.scale = 2.0 ** np.ceil(np.log2(longest)) if longest > 1e-300 else 1.0
         # Of float32 products of ``fast``: the standard bound for a dot product of D terms (Higham,
         # Accuracy and Stability of Numerical Algorithms, §3.1) and a few roundings more; and what

@@ -51,7 +51,7 @@ def trained_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     """
     points = as_points(features)
     check_budget(budget, len(points))
-    points = Points(unit_rows(points.host), points.device)
+    points = Points(unit_rows(points.host), points.device, length=1.001)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randperm(len(points), generator=generator)[:budget]
     theta = points.host[start].double()
