@@ -7,8 +7,10 @@ from helpers import features
 
 import usl
 from usl import InputError
+from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points
 from usl.selectors.registry import SELECTORS, Context, chosen_by
+from usl.selectors.regularizer import Regularizer
 
 OTHERS = [name for name, selector in SELECTORS.items() if not selector.uses_labels]
 
@@ -32,6 +34,16 @@ def test_of_copies_every_pick_stands_for_itself():
     clusters, picks = chosen_by(SELECTORS["k-centre"], Context(Points(x)), 9, seed=0)
     assert clusters.labels[picks.indices].tolist() == list(range(9))
     assert clusters.sizes.tolist() == [1] * 9
+
+
+def test_usl_on_other_clusters_takes_a_regularizer():
+    x, strong = features("sphere", 90, 5), Regularizer(weight=50.0, horizon="num")
+    found = [
+        usl.select(x, 8, seed=3, k=10, selector="usl-tightest", regularizer=one).picks.tolist()
+        for one in (None, strong)
+    ]
+    context = Context(Points(x), find_neighbors(x, 10).density, regularizer=strong)
+    assert found[1] == SELECTORS["usl-tightest"](context, 8, seed=3).tolist() != found[0]
 
 
 def test_what_other_selectors_do_not_take():

@@ -106,15 +106,15 @@ def select(
             "labelled images"
         )
     density = find_neighbors(points, k, backend=backend).density
+    reg = regularizer or Regularizer()
     if selector != "usl":
         (chosen,) = selectors_named([selector])
         if len(known) or clusters is not None:
             raise InputError(f"{chosen.title} takes no labels and no `clusters`; leave them out")
-        context = Context(points, density)
+        context = Context(points, density, regularizer=reg)
         grouped, picks = chosen_by(chosen, context, budget, seed=seed)
         return Selection(picks.indices, grouped.labels, density, picks.scores)
     needed = budget + len(known)
     grouped = kmeans(points, wanted, seed=seed, iterations=iterations, nonempty=needed)
-    reg = regularizer or Regularizer()
     picks = pick(points, density, grouped.labels, budget, reg, labelled=known)
     return Selection(picks.indices, grouped.labels, density, picks.scores)
