@@ -16,11 +16,11 @@ demo: .venv/ready
 	done
 	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/demo.yaml
 
-# What choosing is worth: all selectors on all data sets that are there; hours. study-smoke: a piece.
+# What choosing is worth: all selectors on all data sets, for hours; the YAML says what it needs.
 study: .venv/ready
-	cd selfsup-simclr-cld && ../$(BIN)/python pretrain.py --cfg configs/digits_simclr.yaml
 	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/study.yaml
 
+# A piece of it that needs nothing.
 study-smoke: .venv/ready
 	cd selective_labeling && ../$(BIN)/python compare.py --cfg configs/study_smoke.yaml
 

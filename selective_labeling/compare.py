@@ -12,9 +12,6 @@ lists/<budget>/<dataset>_<selector>_seed<seed>.csv, which the trainers take. A k
 from its last selection.
 """
 
-from functools import partial
-from pathlib import Path
-
 import pandas as pd
 
 from usl.cli import Call, cli
@@ -28,22 +25,22 @@ from usl.stages.table import settings_of, stage
 @stage(__file__, __doc__)
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
-    stage_folder = Path(__file__).resolve().parent
-    benches = compare.open_benches(cfg, stage_folder, partial(settings_of, __file__))
+    benches = compare.open_benches(cfg, __file__, settings_of)
     run = begin(cfg, call)
     parts, results, trainings = [], [], []
     for bench in benches:
         # 1. Features of the images to choose from, and of those that test the choice.
-        parts.append(begin(bench.cfg, call, part=True) if cfg.COMPARE.POOLS else run)
-        embedded = cells.embed(parts[-1], bench)
-        print(f"{bench.name}: weighted 20-NN accuracy of the features: {embedded.vote():.2f}")
+        part = begin(bench.cfg, call, part=True) if cfg.COMPARE.POOLS else run
+        parts.append(cells.embed(part, bench))
+        accuracy = parts[-1].vote()
+        print(f"{bench.name}: weighted 20-NN accuracy of the features: {accuracy:.2f}")
 
         # 2. The picks of every selector, and what they are worth.
-        results.append(embedded.cells())
+        results.append(parts[-1].cells())
         run.save_text("results.csv", pd.concat(results).to_csv(index=False))
 
         # 3. The same, by networks that are trained on them.
-        trainings += cells.train_on_picks(parts[-1], bench)
+        trainings += cells.train_on_picks(part, bench)
         if trainings:
             run.save_text("trainings.csv", pd.concat(trainings).to_csv(index=False))
 
@@ -51,9 +48,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     found = pd.concat(results)
     ranks = rank_table(found[found["selector"].isin(compare.ranked(cfg))])
     run.save_text("ranks.csv", ranks.to_csv())
-    cells.finish(run, found, ranks, trainings, benches)
-    for part in parts:
-        part.finish()
+    cells.finish(run, found, ranks, trainings, parts)
 
 
 if __name__ == "__main__":

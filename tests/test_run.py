@@ -261,7 +261,6 @@ def test_the_log_goes_to_the_file(begin):
     assert "hello" in (run.folder / "run.log").read_text()
 
 
-@pytest.mark.slow
 def test_a_part_of_a_run_has_its_record_and_writes_in_its_log(begin, tmp_path):
     begin()
     part = begin("RUN_DIR", tmp_path / "run" / "part", part=True)
@@ -275,16 +274,16 @@ def test_arrays_below_the_folder(begin):
     expected = [Expected("cells/4/a.npy", (2,))]
     values, calls = [np.zeros(2), np.ones(2)], []
 
-    def compute(run, source, quiet=False):
+    def compute(run, source, part=False):
         def made():
             calls.append(source)
             return [values[source]]
 
-        return run.cached(expected, {"made from": source}, made, quiet=quiet)[0].tolist()
+        return run.cached(expected, {"made from": source}, made, part=part)[0].tolist()
 
     run = begin(*KEEP)
     log = run.folder / "run.log"
-    assert compute(run, 0) == [0, 0] and compute(begin(*KEEP), 0, quiet=True) == [0, 0]
+    assert compute(run, 0) == [0, 0] and compute(begin(*KEEP), 0, part=True) == [0, 0]
     assert calls == [0] and "reused" not in log.read_text()
     run = begin(*KEEP)
     assert compute(run, 0) == [0, 0] and calls == [0]
@@ -297,6 +296,7 @@ def test_arrays_below_the_folder(begin):
     assert kept.tolist() == [7, 7] and "kept as a.npy.released" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_at_work_is_refused(begin, tmp_path):
     holder = (
         "import sys; from pathlib import Path; from usl.run import _lock;"

@@ -147,7 +147,7 @@ class Run:
         compute: Callable[[], Sequence[np.ndarray]],
         *,
         by_budget: bool = False,
-        quiet: bool = False,
+        part: bool = False,
     ) -> list[np.ndarray | None]:
         """Return arrays that belong together: saved ones if they still hold, else computed ones.
 
@@ -160,8 +160,9 @@ class Run:
             Returns the arrays, in the order of ``expected``; they are saved.
         by_budget : bool
             They depend on the budget; see :class:`Recompute`.
-        quiet : bool
-            They are some of many, and not worth a line of the log.
+        part : bool
+            They are some of many that only this run makes: files from elsewhere are not used, and
+            the log has no line for them.
 
         Returns
         -------
@@ -171,11 +172,11 @@ class Run:
         names = " ".join(e.name for e in expected)
         if self.folder is not None:
             if self._recorded(expected, source):
-                if not quiet:
+                if not part:
                     log.info("reused %s", names)
                 known = self._record["arrays"]
                 return [e.load(self.folder) if e.name in known else None for e in expected]
-            if self._may_use_foreign(expected, by_budget):
+            if not part and self._may_use_foreign(expected, by_budget):
                 log.info("using %s, which this run did not make", names)
                 return self._foreign(expected, source, by_budget)
         arrays: list[np.ndarray | None] = list(compute())

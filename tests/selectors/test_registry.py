@@ -46,6 +46,11 @@ def test_the_same_seed_gives_the_same_picks_whatever_the_threads_and_blocks(name
     assert torch.equal(other, first) is not SELECTORS[name].seeded
 
 
+def test_the_largest_seed(name):
+    picks = SELECTORS[name](context(features("sphere", 40, 3)), 5, seed=2**32 - 1)
+    assert len(set(picks.tolist())) == 5
+
+
 def test_inputs_and_global_generators_are_left_alone(name):
     x = torch.from_numpy(features("sphere", 40, 3))
     before, state, other = x.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from usl import InputError
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.metrics import weighted_knn
 from usl.ranking import rank_table
+from usl.selectors.registry import SELECTORS, timed
 from usl.stages import cells
 
 TRAINED = ("COMPARE.TRAIN.FIXMATCH", "digits_usl_fixmatch.yaml")
@@ -157,6 +159,11 @@ def test_several_pools(tmp_path, pools, script, capsys):
         assert record["config"]["USL"]["SEEDS"] == [1, 2] and f"density_{k}.npy" in record["arrays"]
         assert not (folder / name / "run.log").exists()
     assert "two: 5 labels, seed 2" in (folder / "run.log").read_text()
+    whole = json.loads((folder / "run.json").read_text())
+    assert whole["finished"] and {"one: features (train)", "two: neighbours"} <= set(
+        whole["timings"]
+    )
+    assert "<td>two: neighbours</td>" in (folder / "report.html").read_text()
     out = capsys.readouterr().out
     assert out.index("one: accuracy of a linear probe") < out.index("two: accuracy of a linear")
 
@@ -174,23 +181,58 @@ def test_several_pools(tmp_path, pools, script, capsys):
         (("COMPARE.BUDGETS", "[]"), "one.yaml: COMPARE.BUDGETS is empty; give at least one"),
         (("USL.SEEDS", "[]"), "USL.SEEDS is empty; give at least one seed"),
         (("COMPARE.POOLS", "[nowhere.yaml]"), "there is no config nowhere.yaml; tried"),
+        (("COMPARE.LISTS", "[x.csv]"), "COMPARE.LISTS is for each of COMPARE.POOLS to say, in its"),
         (("COMPARE.TRAIN.SEEDS", "[1, 3]", *TRAINED, "COMPARE.TRAIN.BUDGETS", "[5]"),
          "COMPARE.TRAIN.SEEDS has 3, which is not compared; choose some of 1, 2"),
         (("COMPARE.TRAIN.SELECTORS", "[rdss]", *TRAINED, "COMPARE.TRAIN.BUDGETS", "[5]"),
          "COMPARE.TRAIN.SELECTORS has rdss, which is not compared; choose some of random, usl"),
         (TRAINED, "COMPARE.TRAIN.BUDGETS has 40, which is not compared; choose some of 5"),
+        (("COMPARE.BUDGETS", "[5, 5]"), "COMPARE.BUDGETS is .5, 5.; give each once"),
+        (("COMPARE.TRAIN.SELECTORS", "[usl, usl]"), "COMPARE.TRAIN.SELECTORS is .*; give each on"),
+        (("COMPARE.TRAIN.SEEDS", "[]"), "COMPARE.TRAIN.SEEDS is empty; give at least one seed"),
+        ((*TRAINED, "COMPARE.TRAIN.BUDGETS", "[5]", "SKIP_SAVE", True),
+         "COMPARE.TRAIN needs the lists in RUN_DIR; leave SKIP_SAVE False"),
+        (("COMPARE.TRAIN.FIXMATCH", "fashion-mnist_usl_fixmatch.yaml"),
+         "fashion-mnist_usl_fixmatch.yaml is for fashion-mnist, and the picks are of digits; name"),
+        (("USL.KNN_K", 7), "USL.KNN_K is for each of COMPARE.POOLS to say, in its YAML; remove it"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_anything_runs(tmp_path, pools, script, options, message):
-    pools = [] if "COMPARE.TRAIN.FIXMATCH" in options else pools
+    argv = study(pools, tmp_path / "study", *options)
+    if "COMPARE.TRAIN.FIXMATCH" in options:
+        argv = (*DIGITS, *study([], tmp_path / "study", *options)[1:])
     with pytest.raises(InputError, match=message):
-        script(
-            COMPARE,
-            "--cfg",
-            "configs/digits_compare.yaml",
-            *study(pools, tmp_path / "study", "MODEL.ARCH", "pixels", *options),
-        )
+        script(COMPARE, *argv)
     assert not (tmp_path / "study").exists()
+
+
+def test_what_a_selection_depends_on(tmp_path, script, monkeypatch):
+    """With all of it the same nothing is chosen anew; then whatever changes."""
+    chosen = []
+    monkeypatch.setattr(
+        cells, "timed", lambda *given, seed: chosen.append(seed) or timed(*given, seed=seed)
+    )
+    kept = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False, "COMPARE.SELECTORS", "[usl]")
+
+    def compare(*options):
+        chosen.clear()
+        script(COMPARE, *DIGITS, "RUN_DIR", tmp_path / "run", "USL.SEEDS", "[1]",
+               "COMPARE.BUDGETS", "[6]", *kept, *options)  # fmt: skip
+        return len(chosen)
+
+    assert compare() == 1 and compare() == 0
+    # Another backend finds the same neighbours.
+    assert compare("KNN.BACKEND", "torch") == 0
+    assert compare("USL.KNN_K", 7) == 1 and compare("USL.REG.W", 2.0) == 1
+    assert compare("USL.K_MEANS_NITERS", 3) == 1
+    usl = SELECTORS["usl"]
+    monkeypatch.setitem(SELECTORS, "usl", replace(usl, version=usl.version + 1))
+    assert compare() == 1 and compare() == 0
+    # What lies there without a record is nobody's.
+    (tmp_path / "run" / "run.json").unlink()
+    np.save(tmp_path / "run" / "cells" / "6" / "usl_seed1_worth.npy", np.full(4, 77.0))
+    assert compare() == 1
+    assert float(rows_of(tmp_path / "run")[0]["accuracy"]) != 77
 
 
 def test_pools_that_cannot_be_told_apart_or_opened(tmp_path, pools, script):
@@ -207,7 +249,9 @@ def test_pools_that_cannot_be_told_apart_or_opened(tmp_path, pools, script):
     ):
         script(COMPARE, *study([pools[1], str(again)], folder))
     with pytest.raises(InputError, match="one.yaml: there is no config nothing.yaml; tried"):
-        again.write_text(f"BASE: {pools[0]}\nCOMPARE:\n  TRAIN:\n    FIXMATCH: nothing.yaml\n")
+        again.write_text(
+            f"BASE: {pools[0]}\nCOMPARE:\n  TRAIN:\n    BUDGETS: [5]\n    FIXMATCH: nothing.yaml\n"
+        )
         script(COMPARE, *study([str(again)], folder))
     assert not folder.exists()
 
@@ -233,15 +277,15 @@ def test_training_on_the_picks(tmp_path, script, capsys):
     (row,) = rows
     assert (row["training"], row["selector"]) == ("FixMatch", "k-means centres")
     assert (row["budget"], row["seed"]) == ("10", "2")
-    (own,) = rows_of(tmp_path / "run" / "trainings" / "FixMatch-k-means-centres-10")
+    (folder,) = (tmp_path / "run" / "trainings").iterdir()
+    assert folder.name.startswith("FixMatch-k-means-centres-10-")
+    (own,) = rows_of(folder)
     assert float(row["accuracy"]) == float(own["accuracy"])
     assert own["list"].endswith("run/lists/10/digits_k-means-centres_seed2.csv")
     assert "digits: accuracy of FixMatch, %" in capsys.readouterr().out
     assert "digits: accuracy of FixMatch" in (tmp_path / "run" / "report.html").read_text()
-    with pytest.raises(InputError, match="needs the lists in RUN_DIR; leave SKIP_SAVE False"):
-        script(COMPARE, *options, "SKIP_SAVE", True)
     config.write_text(config.read_text().replace("STEPS: 2", "STEPS: 0"))
     with pytest.raises(
-        InputError, match="FixMatch failed, see above: .*train.py --cfg .*tiny.yaml"
+        InputError, match="FixMatch failed, as it says above: python .*train.py --c"
     ):
         script(COMPARE, *options)

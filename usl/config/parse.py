@@ -261,16 +261,17 @@ def _without(tree: dict[str, Any], retired: Mapping[str, str], *, source: str) -
 def _unknown(cfg: CfgNode, key: str, name: str, owners: list[str]) -> str:
     if owners:
         return f"{name} is a setting of another stage ({', '.join(owners)}); remove it"
-    close = [leaf for leaf in _leaves(cfg) if leaf.split(".")[-1] == key][:1]
+    close = [leaf for leaf in leaves(cfg) if leaf.split(".")[-1] == key][:1]
     if not close:
         close = difflib.get_close_matches(name, [name[: -len(key)] + k for k in cfg], n=1)
     meant = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(cfg)}"
     return f"unknown key {name}{meant}"
 
 
-def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+def leaves(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    """The keys of all values, with dots."""
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

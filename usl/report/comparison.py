@@ -25,16 +25,12 @@ MEASURES = {
 
 
 def rank_texts(ranks: pd.DataFrame) -> pd.DataFrame:
-    """The rank table as texts, each with its interval; see :func:`usl.ranking.rank_table`."""
-    titles = {"rank": "mean rank", "leader": "points behind the first", RIVAL: f"ahead of {RIVAL}"}
-    texts = {
-        title: [
-            f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
-            for _, row in ranks.iterrows()
-        ]
-        for name, title in titles.items()
-        if name in ranks
-    }
+    """The rank table as texts, with its intervals; see :func:`usl.ranking.rank_table`."""
+    texts = {"mean rank": [f"{rank:.1f}" for rank in ranks["rank"]]}
+    for name, title in (("leader", "points behind the first"), (RIVAL, f"ahead of {RIVAL}")):
+        if name in ranks:
+            columns = ranks[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+            texts[title] = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in columns]
     return pd.DataFrame(texts, index=ranks.index)
 
 
@@ -64,7 +60,7 @@ def accuracy_figure(results: pd.DataFrame, order: Sequence[str], *, columns: int
     for name, panel in zip(names, axes, strict=False):
         _draw(panel, results[results["dataset"] == name], order)
         if len(names) > 1:
-            panel.set_title(name, fontsize=11)
+            panel.set_title(name, fontsize=11, parse_math=False)
     for panel in axes[len(names) :]:
         panel.set_visible(False)
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
@@ -106,7 +102,8 @@ def write_comparison_report(
     tables = [_table("Which selector leads", rank_texts(ranks))]
     for name, rows in results.groupby("dataset", sort=False):
         for measure, what in MEASURES.items():
-            tables.append(_table(f"{name}: {what}", summarize(rows, measure=measure)))
+            form = ".3g" if measure == "seconds" else ".1f"
+            tables.append(_table(f"{name}: {what}", summarize(rows, measure=measure, form=form)))
     if trainings is not None:
         for pair, rows in trainings.groupby(["dataset", "training"], sort=False):
             tables.append(_table("{}: accuracy of {}, %".format(*pair), summarize(rows)))

@@ -82,6 +82,7 @@ def best_clusters(
     *,
     seed: int,
     starts: int = 8,
+    iterations: int = 200,
     nonempty: int = 0,
     spread: bool = False,
 ) -> Clusters:
@@ -95,7 +96,7 @@ def best_clusters(
     seed : int
         Its starts have the seeds ``seed · starts`` and those that follow.
     starts : int
-    nonempty : int
+    iterations, nonempty : int
         As for :func:`usl.geometry.kmeans.kmeans`.
     spread : bool
         They begin with images that lie apart, :func:`usl.selectors.farthest.spread_picks`, not with
@@ -117,11 +118,14 @@ def best_clusters(
     some = Points(points.host[::step]) if spread else None
 
     def begin(number: int) -> Tensor | None:
-        return None if some is None else step * spread_picks(some, clusters, seed=number)
+        return None if some is None else step * spread_picks(some, clusters, seed=number % 2**32)
 
     found = [
-        kmeans(points, clusters, seed=n, start=begin(n), nonempty=nonempty, quiet=True)
-        for n in range(seed * starts, (seed + 1) * starts)
-    ]
+        kmeans(
+            points, clusters, seed=number, iterations=iterations, start=begin(number),
+            nonempty=nonempty, quiet=True,
+        )
+        for number in range(seed * starts, (seed + 1) * starts)
+    ]  # fmt: skip
     sums = [float(fold_sum(assigned_distances(points, c.centroids, c.labels))) for c in found]
     return found[sums.index(min(sums))]

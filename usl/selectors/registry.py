@@ -71,6 +71,8 @@ class Context:
         Given budget and seed, returns the clustering for them; default k-means.
     regularizer : Regularizer
         Of USL.
+    iterations : int
+        Limit of k-means.
     labels : Tensor (N,), int64, optional
         Given to selectors marked ``uses_labels`` only.
     shared : Shared
@@ -80,6 +82,7 @@ class Context:
     density: Tensor | None = None
     cluster: Callable[[int, int], Clusters] | None = None
     regularizer: Regularizer = field(default_factory=Regularizer)
+    iterations: int = 200
     labels: Tensor | None = None
     shared: Shared = field(default_factory=Shared)
 
@@ -89,7 +92,10 @@ class Context:
         def compute() -> Clusters:
             if self.cluster is not None:
                 return self.cluster(budget, seed)
-            return kmeans(self.points, budget, seed=seed, nonempty=budget, quiet=True)
+            return kmeans(
+                self.points, budget, seed=seed, iterations=self.iterations, nonempty=budget,
+                quiet=True,
+            )  # fmt: skip
 
         found: Clusters = self.shared.once((budget, seed), compute)
         return found
@@ -98,7 +104,10 @@ class Context:
         """As many clusters as the budget: the tightest of eight k-means with spread starts."""
 
         def compute() -> Clusters:
-            return best_clusters(self.points, budget, seed=seed, nonempty=budget, spread=True)
+            return best_clusters(
+                self.points, budget, seed=seed, iterations=self.iterations, nonempty=budget,
+                spread=True,
+            )  # fmt: skip
 
         found: Clusters = self.shared.once(("tightest", budget, seed), compute)
         return found
@@ -135,12 +144,15 @@ class Selector:
         It needs the labels of the whole pool, so it is a comparison, not a way to choose.
     seeded : bool
         Another seed gives other picks.
+    version : int
+        Raised whenever its picks change: comparisons then choose anew what they have kept.
     """
 
     title: str
     choose: Callable[..., Tensor]
     uses_labels: bool = False
     seeded: bool = True
+    version: int = 1
 
     def __call__(self, context: Context, budget: int, *, seed: int) -> Tensor:
         """Choose ``budget`` images; see ``choose``.
@@ -230,12 +242,17 @@ def _centres(context: Context, budget: int, *, seed: int) -> Tensor:
 
 def _plusplus(context: Context, budget: int, *, seed: int) -> Tensor:
     start = squared_distance_picks(context.points, budget, seed=seed)
-    grouped = kmeans(context.points, budget, seed=seed, start=start, nonempty=budget, quiet=True)
+    grouped = kmeans(
+        context.points, budget, seed=seed, iterations=context.iterations, nonempty=budget,
+        start=start, quiet=True,
+    )  # fmt: skip
     return central_picks(context.points, grouped)[:budget]
 
 
 def _best_centres(context: Context, budget: int, *, seed: int) -> Tensor:
-    grouped = best_clusters(context.points, budget, seed=seed, nonempty=budget)
+    grouped = best_clusters(
+        context.points, budget, seed=seed, iterations=context.iterations, nonempty=budget
+    )
     return central_picks(context.points, grouped)[:budget]
 
 
@@ -312,5 +329,5 @@ SELECTORS: dict[str, Selector] = {
     "hierarchical": Selector("hierarchical k-means", _hierarchical),
     "usl": Selector("USL", _usl),
     "tightest": Selector("tightest clusters", _tightest),
-    "usl-tightest": Selector("USL, tightest clusters", _usl_tightest),
+    "usl-tightest": Selector("USL on tightest clusters", _usl_tightest),
 }

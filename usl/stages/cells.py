@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from usl.report.comparison import MEASURES, rank_texts, write_comparison_report
 from usl.run import Expected, Run, log
 from usl.selectors.registry import SELECTORS, Context, Shared, timed
 from usl.stages import selection
-from usl.stages.compare import Bench
+from usl.stages.compare import Bench, Training
 from usl.stages.usl import regularizer_of
 
 COLUMNS = ["dataset", "selector", "budget", "seed", "accuracy", "knn", "classes", "seconds"]
@@ -46,12 +48,15 @@ class Embedded:
     bench : Bench
     features, held_out : Features
         Of the images to choose from, and of those that test the choice.
+    source : str
+        A fingerprint of all that is the same for every selection.
     """
 
     run: Run
     bench: Bench
     features: Features
     held_out: Features
+    source: str
 
     def vote(self, picks: np.ndarray | None = None) -> float:
         """Percent of the test images that a weighted 20-NN vote of picks, or of all, gets right."""
@@ -74,6 +79,8 @@ class Embedded:
         """
         cfg, rows = self.bench.cfg, []
         points = Points(self.features.values, self.run.device)
+        # What is prepared for any clustering is not to be the first selector's cost.
+        kmeans(points, 1, seed=0, iterations=1, quiet=True)
         pairs = list(product(cfg.COMPARE.BUDGETS, cfg.USL.SEEDS))
         each = len(cfg.COMPARE.SELECTORS) + len(self.bench.listed[pairs[0]])
         with tqdm(total=len(pairs) * each, desc=self.bench.name, disable=None) as bar:
@@ -96,23 +103,23 @@ class Embedded:
         context, made_from = self._context(points, budget)
         for name in self.bench.cfg.COMPARE.SELECTORS:
             selector = SELECTORS[name]
-            drawn = {"seed": seed} if selector.seeded else {}
-            file = f"{name}_seed{seed}" if selector.seeded else name
-            yield (
-                selector.title,
-                *self._cell(
-                    f"{budget}/{file}",
-                    made_from | drawn | {"selector": name},
-                    partial(timed, selector, context, budget, seed=seed),
-                ),
-            )
+            source = {"selector": name, "version": selector.version, **made_from}
+            if selector.seeded:
+                source["seed"] = seed
+            file = f"{budget}/{name}_seed{seed}" if selector.seeded else f"{budget}/{name}"
+            choose = partial(timed, selector, context, budget, seed=seed)
+            yield selector.title, *self._cell(file, budget, source, choose)
         for title, listed in self.bench.listed[budget, seed].items():
             source = {"picks": fingerprint(listed.numpy())}
             file = f"{budget}/{title.replace(' ', '-')}_seed{seed}"
-            yield title, *self._cell(file, source, partial(_given, listed))
+            yield title, *self._cell(file, budget, source, partial(_given, listed))
 
     def _cell(
-        self, name: str, source: dict[str, Any], choose: Callable[[], tuple[Tensor, float]]
+        self,
+        name: str,
+        budget: int,
+        source: dict[str, Any],
+        choose: Callable[[], tuple[Tensor, float]],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Picks (B,), and their accuracy, vote, classes and seconds, (4,), float64."""
 
@@ -127,16 +134,13 @@ class Embedded:
             classes = len(np.unique(labels))
             return [picks, np.array([accuracy, self.vote(picks), classes, seconds])]
 
+        last = len(self.bench.train) - 1
         expected = [
-            Expected(
-                f"cells/{name}.npy", (None,), kind="iu", low=0, high=len(self.bench.train) - 1
-            ),
+            Expected(f"cells/{name}.npy", (budget,), kind="iu", low=0, high=last),
             Expected(f"cells/{name}_worth.npy", (4,), low=0.0),
         ]
-        labels = [fingerprint(np.asarray(x.labels)) for x in (self.bench.train, self.bench.test)]
-        tests = {"tests": self.held_out.fingerprint, "labels": labels}
-        source = {"features": self.features.fingerprint, **tests, **source}
-        picks, worth = self.run.cached(expected, source, compute, by_budget=True, quiet=True)
+        source = {"bench": self.source, **source}
+        picks, worth = self.run.cached(expected, source, compute, by_budget=True, part=True)
         assert picks is not None and worth is not None
         return np.array(picks), np.array(worth)
 
@@ -144,7 +148,7 @@ class Embedded:
         """What selectors may look at, and the settings that it depends on."""
         cfg, n = self.bench.cfg, len(points)
         k = selection.neighbors_for(cfg.USL.KNN_K, n, budget)
-        regularizer = regularizer_of(cfg.USL.REG)
+        regularizer, iterations = regularizer_of(cfg.USL.REG), cfg.USL.K_MEANS_NITERS
 
         def density() -> list[np.ndarray]:
             with self.run.timed("neighbours"):
@@ -154,7 +158,6 @@ class Embedded:
 
         def cluster(budget: int, seed: int) -> Clusters:
             count = selection.clusters_for(budget, n, self.bench.train.name)
-            iterations = cfg.USL.K_MEANS_NITERS
             return kmeans(
                 points, count, seed=seed, iterations=iterations, nonempty=budget, quiet=True
             )
@@ -164,16 +167,14 @@ class Embedded:
             Expected(f"density_{k}.npy", (n,), low=0.0),
             Expected(f"density_{k}_seconds.npy", (1,), low=0.0),
         ]
-        dense, seconds = self.run.cached(expected, source, density, quiet=True)
+        dense, seconds = self.run.cached(expected, source, density, part=True)
         assert dense is not None and seconds is not None
-        shared = Shared(
-            {"density": torch.from_numpy(np.array(dense))}, {"density": float(seconds[0])}
-        )
-        context = Context(
-            points, None, cluster, regularizer, torch.from_numpy(self._labels()), shared
-        )
-        iterations = {"iterations": cfg.USL.K_MEANS_NITERS}
-        return context, {"k": k, "regularizer": vars(regularizer), **iterations}
+        found = np.array(dense)
+        shared = Shared({"density": torch.from_numpy(found)}, {"density": float(seconds[0])})
+        labels = torch.from_numpy(self._labels())
+        context = Context(points, None, cluster, regularizer, iterations, labels, shared)
+        settings = {"iterations": iterations, "regularizer": vars(regularizer)}
+        return context, {"density": fingerprint(found), **settings}
 
     def _labels(self, rows: Any = slice(None)) -> np.ndarray:
         labels: np.ndarray = np.asarray(self.bench.train.labels)[rows]
@@ -190,7 +191,9 @@ def embed(run: Run, bench: Bench) -> Embedded:
     held_out = selection.image_features(
         run, bench.cfg, bench.encoder, bench.test, name="test_feats.npy"
     )
-    return Embedded(run, bench, features, held_out)
+    labels = [fingerprint(np.asarray(images.labels)) for images in (bench.train, bench.test)]
+    source = " ".join([features.fingerprint, held_out.fingerprint, *labels])
+    return Embedded(run, bench, features, held_out, sha256(source.encode()).hexdigest())
 
 
 def list_of(bench: Bench, selector: str, budget: int, seed: int | str) -> Path:
@@ -200,7 +203,10 @@ def list_of(bench: Bench, selector: str, budget: int, seed: int | str) -> Path:
 
 
 def train_on_picks(run: Run, bench: Bench) -> list[pd.DataFrame]:
-    """Train on the picks that COMPARE.TRAIN names, by the stages' own commands, which are logged.
+    """Train on the picks that COMPARE.TRAIN names, by the stages' own commands.
+
+    Each into a folder of its own for other picks and settings, so a training that has ended is only
+    tested again, and one that was stopped goes on.
 
     Returns
     -------
@@ -211,40 +217,51 @@ def train_on_picks(run: Run, bench: Bench) -> list[pd.DataFrame]:
     Raises
     ------
     InputError
-        Nothing is saved, so there are no lists; or a training failed, and said why.
+        A training failed, and said why.
     """
     train, results = bench.cfg.COMPARE.TRAIN, []
     titles = [SELECTORS[name].title for name in train.SELECTORS]
-    if train.BUDGETS:
-        titles += next(iter(bench.listed.values()))
-    for training, (section, script, config) in bench.trainings.items():
+    titles += {title: None for listed in bench.listed.values() for title in listed}
+    for title, training in bench.trainings.items():
         for selector, budget in product(titles, train.BUDGETS):
-            if run.folder is None:
-                raise InputError("COMPARE.TRAIN needs the lists in RUN_DIR; leave SKIP_SAVE False")
-            words = [training, *selector.split(), str(budget)]
-            folder = run.folder.absolute() / "trainings" / "-".join(words)
-            lists = run.folder.absolute() / list_of(bench, selector, budget, "{seed}")
-            options = {
-                f"{section}.LABELED_INDICES_PATH": lists,
-                f"{section}.SEEDS": list(train.SEEDS),
-                "RUN_DIR": folder,
-                "DEVICE": bench.cfg.DEVICE,
-            }
-            words = ["--cfg", str(config), "--opts"]
-            words += [str(word) for pair in options.items() for word in pair]
-            log.info("%s: %s on the picks of %s, %d labels", bench.name, training, selector, budget)
-            with run.timed(training):
-                done = subprocess.run(
-                    [sys.executable, str(script), *words],
-                    cwd=script.parent,
-                    stdout=subprocess.DEVNULL,
-                )
-            if done.returncode:
-                raise InputError(f"{training} failed, see above: {script} {' '.join(words)}")
-            rows = pd.read_csv(folder / "results.csv")[["seed", "accuracy", "time"]]
-            names = {"dataset": bench.name, "training": training, "selector": selector}
-            results.append(rows.assign(**names, budget=budget).rename(columns={"time": "seconds"}))
+            log.info("%s: %s on the picks of %s, %d labels", bench.name, title, selector, budget)
+            with run.timed(title):
+                found = _trained(run, bench, title, training, selector, budget)
+            names = {"dataset": bench.name, "training": title, "selector": selector}
+            rows = found[["seed", "accuracy", "time"]].assign(**names, budget=budget)
+            results.append(rows.rename(columns={"time": "seconds"}))
     return results
+
+
+def _trained(
+    run: Run, bench: Bench, title: str, training: Training, selector: str, budget: int
+) -> pd.DataFrame:
+    """Call the script of a training on the lists of a selector; its results."""
+    assert run.folder is not None
+    place, seeds = run.folder.absolute(), list(bench.cfg.COMPARE.TRAIN.SEEDS)
+    lists = [(place / list_of(bench, selector, budget, seed)).read_text() for seed in seeds]
+    key = sha256("".join([training.settings, *lists]).encode()).hexdigest()[:8]
+    folder = place / "trainings" / "-".join([title, *selector.split(), str(budget), key])
+    options = {
+        f"{training.section}.LABELED_INDICES_PATH": place
+        / list_of(bench, selector, budget, "{seed}"),
+        f"{training.section}.SEEDS": seeds,
+        "DATASET.ROOT_DIR": bench.cfg.DATASET.ROOT_DIR,
+        "RUN_DIR": folder,
+        "DEVICE": bench.cfg.DEVICE,
+    }
+    words = [str(training.script), "--cfg", str(training.config), "--opts"]
+    words += [str(word) for pair in options.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=training.script.parent, stdout=subprocess.DEVNULL
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode == 2:
+        raise InputError(f"{title} failed, as it says above: python {shlex.join(words)}")
+    if done.returncode:
+        raise RuntimeError(f"{title} ended with {done.returncode}: python {shlex.join(words)}")
+    return pd.read_csv(folder / "results.csv")
 
 
 def finish(
@@ -252,9 +269,13 @@ def finish(
     results: pd.DataFrame,
     ranks: pd.DataFrame,
     trainings: Sequence[pd.DataFrame],
-    benches: Sequence[Bench],
+    parts: Sequence[Embedded],
 ) -> None:
-    """Print and write what a comparison of selectors has come to."""
+    """Print and write what a comparison of selectors has come to, and close its runs."""
+    benches = [part.bench for part in parts]
+    for part in parts:
+        for step, seconds in part.run.timings.items() if part.run is not run else ():
+            run.timings[f"{part.bench.name}: {step}"] = seconds
     for name, rows in results.groupby("dataset", sort=False):
         print(f"\n{name}: {MEASURES['accuracy']}\n{summarize(rows).to_string()}")
     trained = pd.concat(trainings) if trainings else None
@@ -282,3 +303,6 @@ def finish(
             timings=run.timings,
         )
         print(f"report: {path}", flush=True)
+    # The whole comes last: until then its parts keep what they have.
+    for one in dict.fromkeys([*(part.run for part in parts), run]):
+        one.finish()

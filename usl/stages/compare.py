@@ -5,6 +5,7 @@ What is done for each selection is in :mod:`usl.stages.cells`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from usl.config.parse import CfgNode
-from usl.config.paths import find_config, find_input
+from usl.config.parse import CfgNode, dump, leaves
+from usl.config.paths import find_config, find_input, get
 from usl.data.datasets import AnyDataset
 from usl.encoders.registry import Encoder
 from usl.errors import InputError
@@ -29,7 +30,7 @@ from usl.stages.inputs import (
 )
 from usl.stages.usl import add_usl, check_settings
 
-# What trains on picks: the setting that names its YAML, and the script.
+# What trains on picks: its section of settings, what it is called, and the script.
 TRAININGS = {
     "FINETUNE": ("fine-tuning", "semisup-simclrv2-cld/fine_tune.py"),
     "FIXMATCH": ("FixMatch", "semisup-fixmatch-cifar/train.py"),
@@ -41,8 +42,9 @@ def compare_defaults() -> CfgNode:
     c = add_usl(add_image_files(embedding_defaults()))
     c.COMPARE = CfgNode()
     # What to choose from: for each data set and encoder a YAML with the settings of this script,
-    # looked for as that of --cfg. Empty: one, that of these settings. COMPARE, but for LISTS and
-    # the YAML files of TRAIN, USL.SEEDS, DEVICE and RECOMPUTE_… are not theirs to say.
+    # looked for as that of --cfg. Empty: one, that of these settings. COMPARE.BUDGETS, SELECTORS,
+    # who is trained on, USL.SEEDS, DEVICE, SKIP_SAVE and RECOMPUTE_… are said here, for all of
+    # them; everything else in their YAML.
     c.COMPARE.POOLS = []
     # Budgets to compare at; USL.NUM_SELECTED_SAMPLES is not used.
     c.COMPARE.BUDGETS = [40]
@@ -58,11 +60,30 @@ def compare_defaults() -> CfgNode:
     # semisup-fixmatch-cifar/train.py. Empty: nothing.
     c.COMPARE.TRAIN.FINETUNE = ""
     c.COMPARE.TRAIN.FIXMATCH = ""
-    # On which of the selections that are compared, and those of LIST. No budgets: none.
+    # On which of the selections that are compared, and those of LISTS. No budgets: none.
     c.COMPARE.TRAIN.SELECTORS = ["random", "usl"]
     c.COMPARE.TRAIN.BUDGETS = [40]
     c.COMPARE.TRAIN.SEEDS = [1, 2, 3]
     return c
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trains on picks.
+
+    Attributes
+    ----------
+    section : str
+        Of its settings, which has the list.
+    script, config : Path
+    settings : str
+        What its YAML comes to.
+    """
+
+    section: str
+    script: Path
+    config: Path
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -80,8 +101,7 @@ class Bench:
     encoder : Encoder
     listed : dict
         Picks from elsewhere, by budget and seed, then by what they are called.
-    trainings : dict of str to (str, Path, Path)
-        What else trains on picks: its section of settings, script and YAML.
+    trainings : dict of str to Training
     """
 
     name: str
@@ -90,35 +110,53 @@ class Bench:
     test: AnyDataset
     encoder: Encoder
     listed: dict[tuple[int, int], dict[str, torch.Tensor]]
-    trainings: dict[str, tuple[str, Path, Path]]
+    trainings: dict[str, Training]
 
 
-def open_benches(cfg: CfgNode, stage: Path, read: Callable[[str], CfgNode]) -> list[Bench]:
+# Given a script and a YAML for it, or none, its settings.
+Read = Callable[[str, str], CfgNode]
+# What a comparison on several pools says for all of them.
+TRAINED_ON = ("COMPARE.TRAIN.SELECTORS", "COMPARE.TRAIN.BUDGETS", "COMPARE.TRAIN.SEEDS")
+SHARED = (
+    "COMPARE.BUDGETS", "COMPARE.SELECTORS", "USL.SEEDS", *TRAINED_ON, "DEVICE", "SKIP_SAVE",
+    "SAVE_DIR_EXIST_OK", "RECOMPUTE_ALL", "RECOMPUTE_NUM_DEP",
+)  # fmt: skip
+# And of itself alone.
+OWN = ("COMPARE.POOLS", "BASE", "RUN_NAME", "SAVE_DIR", "RUN_DIR", "OPTS_IN_RUN_NAME")
+
+
+def open_benches(cfg: CfgNode, script: str, read: Read) -> list[Bench]:
     """What is compared on: the benches of COMPARE.POOLS, or the one of these settings.
 
     Parameters
     ----------
     cfg : CfgNode
-    stage : Path
-        Folder of the script.
+    script : str
+        ``__file__`` of the script.
     read : callable
-        Returns the settings of a YAML.
+        :func:`usl.stages.table.settings_of`.
 
     Raises
     ------
     InputError
-        A pool that cannot be opened, or any selection of it that cannot be made: nothing has run.
+        A pool that cannot be opened, or any selection or training that cannot be made: nothing has
+        run.
     """
     _check(cfg)
     if not cfg.COMPARE.POOLS:
-        return [_open(cfg, stage)]
+        return [_open(cfg, script, read)]
+    plain = read(script, "")
+    for key in leaves(cfg):
+        if key not in (*SHARED, *OWN) and get(cfg, key) != get(plain, key):
+            raise InputError(f"{key} is for each of COMPARE.POOLS to say, in its YAML; remove it")
     names = [Path(path).stem for path in cfg.COMPARE.POOLS]
     if len(set(names)) < len(names):
         raise InputError(f"COMPARE.POOLS has two files of one name: {', '.join(names)}; rename one")
     benches = []
     for name, path in zip(names, cfg.COMPARE.POOLS, strict=True):
         try:
-            benches.append(_open(_settings_of(read(path), cfg, name), stage, name))
+            pool = _settings_of(read(script, path), cfg, name)
+            benches.append(_open(pool, script, read, name))
         except InputError as error:
             raise InputError(f"COMPARE.POOLS {path}: {error}") from None
     return benches
@@ -130,43 +168,34 @@ def ranked(cfg: CfgNode) -> list[str]:
 
 
 def _check(cfg: CfgNode) -> None:
-    """Raise InputError unless selectors and seeds are in order."""
+    """Raise InputError unless selectors, budgets and seeds are in order."""
     if not ranked(cfg):
         raise InputError("COMPARE.SELECTORS has none that chooses without labels; add one")
     check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
-
-
-def _check_trained_on(cfg: CfgNode) -> None:
-    """Raise InputError unless what networks are trained on is among what is compared."""
-    compared = {
-        "SELECTORS": cfg.COMPARE.SELECTORS, "BUDGETS": cfg.COMPARE.BUDGETS, "SEEDS": cfg.USL.SEEDS,
-    }  # fmt: skip
-    for key, known in compared.items():
-        for value in cfg.COMPARE.TRAIN[key] if cfg.COMPARE.TRAIN.BUDGETS else ():
-            if value not in known:
-                raise InputError(
-                    f"COMPARE.TRAIN.{key} has {value}, which is not compared; choose some of "
-                    f"{', '.join(map(str, known))}"
-                )
+    check_seeds(cfg.COMPARE.TRAIN.SEEDS, "COMPARE.TRAIN.SEEDS")
+    for key in ("COMPARE.BUDGETS", "COMPARE.TRAIN.BUDGETS", "COMPARE.TRAIN.SELECTORS"):
+        if len(set(values := get(cfg, key))) < len(values):
+            raise InputError(f"{key} is {values}; give each once")
 
 
 def _settings_of(pool: CfgNode, cfg: CfgNode, name: str) -> CfgNode:
     """The settings of a pool, with what the comparison has to say."""
+    if pool.COMPARE.POOLS:
+        raise InputError("COMPARE.POOLS belongs in the file that names the pools; remove it")
     pool = pool.clone()
     pool.defrost()
-    for key in ("DEVICE", "SKIP_SAVE", "SAVE_DIR_EXIST_OK", "RECOMPUTE_ALL", "RECOMPUTE_NUM_DEP"):
-        pool[key] = cfg[key]
-    for key in ("BUDGETS", "SELECTORS"):
-        pool.COMPARE[key] = cfg.COMPARE[key]
-    for key in ("BUDGETS", "SELECTORS", "SEEDS"):
-        pool.COMPARE.TRAIN[key] = cfg.COMPARE.TRAIN[key]
-    pool.USL.SEEDS = cfg.USL.SEEDS
+    for key in SHARED:
+        *sections, last = key.split(".")
+        section = pool
+        for part in sections:
+            section = section[part]
+        section[last] = get(cfg, key)
     pool.RUN_DIR = str(Path(cfg.RUN_DIR) / name)
     pool.freeze()
     return pool
 
 
-def _open(cfg: CfgNode, stage: Path, name: str = "") -> Bench:
+def _open(cfg: CfgNode, script: str, read: Read, name: str = "") -> Bench:
     train, test = open_images(cfg, "train"), open_images(cfg, "test")
     if train.labels is None or test.labels is None:
         raise InputError(
@@ -175,12 +204,11 @@ def _open(cfg: CfgNode, stage: Path, name: str = "") -> Bench:
         )
     check_settings(cfg, cfg.COMPARE.BUDGETS, len(train))
     trainings = {}
-    for key, (title, script) in TRAININGS.items():
-        if cfg.COMPARE.TRAIN[key]:
-            path = stage.parent / script
-            config = find_config(cfg.COMPARE.TRAIN[key], path.parent)
-            trainings[title] = key, path, config
-            _check_trained_on(cfg)
+    for section, (title, other) in TRAININGS.items():
+        if cfg.COMPARE.TRAIN[section] and cfg.COMPARE.TRAIN.BUDGETS:
+            trainings[title] = _training(
+                cfg, section, Path(script).resolve().parents[1] / other, read
+            )
     return Bench(
         name or train.name,
         cfg,
@@ -190,6 +218,28 @@ def _open(cfg: CfgNode, stage: Path, name: str = "") -> Bench:
         _listed(cfg.COMPARE.LISTS, train, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS),
         trainings,
     )
+
+
+def _training(cfg: CfgNode, section: str, script: Path, read: Read) -> Training:
+    """A training that the settings name; it and what it is on must fit what is compared."""
+    config = find_config(cfg.COMPARE.TRAIN[section], script.parent)
+    settings = read(str(script), str(config))
+    if settings.DATASET.NAME != cfg.DATASET.NAME:
+        raise InputError(
+            f"COMPARE.TRAIN.{section} {config} is for {settings.DATASET.NAME}, and the picks are "
+            f"of {cfg.DATASET.NAME}; name another"
+        )
+    if cfg.SKIP_SAVE:
+        raise InputError("COMPARE.TRAIN needs the lists in RUN_DIR; leave SKIP_SAVE False")
+    compared = (cfg.COMPARE.SELECTORS, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)
+    for key, known in zip(TRAINED_ON, compared, strict=True):
+        for value in get(cfg, key):
+            if value not in known:
+                raise InputError(
+                    f"{key} has {value}, which is not compared; choose some of "
+                    f"{', '.join(map(str, known))}"
+                )
+    return Training(section, script, config, dump(settings))
 
 
 def _listed(
@@ -213,7 +263,9 @@ def _listed(
             listed = read_labelled(find_input(path, "list of picks (COMPARE.LISTS)"), images)
             if len(listed) != budget:
                 raise InputError(f"{path} has {len(listed)} picks, and the budget is {budget}")
-            name = f"listed {selector_of(pattern, images.name)}"
+            # Names of files and titles have no use for what stands for others.
+            plain = re.sub(r"[_-]?\{(budget|seed)\}", "", selector_of(pattern, images.name))
+            name = f"listed {plain}"
             if name in found[budget, seed]:
                 raise InputError(f"COMPARE.LISTS has two of {name!r}; rename one")
             found[budget, seed][name] = listed.indices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -194,12 +194,10 @@ def _entry(script: str) -> Stage:
     return STAGES[f"{path.parent.name}/{path.name}"]
 
 
-def settings_of(script: str, config: str) -> CfgNode:
-    """The settings that a script, ``__file__``, has with this YAML alone."""
-    path = Path(script).resolve()
-    return read_settings(
-        STAGES[f"{path.parent.name}/{path.name}"], ["--cfg", config], script=script
-    )
+def settings_of(script: str, config: str = "") -> CfgNode:
+    """The settings that a script, ``__file__``, has with this YAML alone; without: its defaults."""
+    words = ["--cfg", config] if config else []
+    return read_settings(replace(_entry(script), cfg=None), words, script=script)
 
 
 def stage(
