@@ -27,12 +27,13 @@ from usl.selectors.rdss import rdss_picks
 from usl.selectors.regularizer import Regularizer
 from usl.selectors.usl import pick
 from usl.stages.inputs import open_images
+from usl.stages.selection import neighbors_for
 from usl.stages.table import settings_of
 
 COMPARE = str(Path(__file__).parents[1] / "selective_labeling" / "compare.py")
 BUDGETS, SEEDS, TESTED = (10, 20, 40, 100), range(101, 106), 5000
 KERNELS = {"MaxHerding": herding_picks, "RDSS": rdss_picks}
-WIDTHS = (1, 1 / 2, 1 / 4, 1 / 10, 1 / 20)
+WIDTHS = (1, 1 / 2, 1 / 4, 1 / 7, 1 / 10, 1 / 14, 1 / 20)
 # What was published for CLIP's features; it has most to say beside the density.
 REGULARIZER = Regularizer(
     weight=0.05, alpha=1.0, momentum=0.0, rounds=2, horizon="num", horizon_num=32,
@@ -40,10 +41,13 @@ REGULARIZER = Regularizer(
 )  # fmt: skip
 
 
-def selections(points: Points, budget: int, seed: int) -> dict[tuple[str, str], torch.Tensor]:
-    """Picks, by what was varied."""
-    by_budget = min(len(points), max(10, min(400, len(points) // (4 * budget))))
-    densities = {k: find_neighbors(points, k).density for k in (20, by_budget)}
+def selections(
+    points: Points, densities: dict[int, torch.Tensor], budget: int, seed: int
+) -> dict[tuple[str, str], torch.Tensor]:
+    """Picks, by what was varied; ``densities`` by K are kept there."""
+    by_budget = neighbors_for(0, len(points), budget)
+    for k in {20, by_budget} - densities.keys():
+        densities[k] = find_neighbors(points, k).density
     clusterings = {
         "random start": kmeans(points, budget, seed=seed, nonempty=budget, quiet=True),
         "best of eight": best_clusters(points, budget, seed=seed, nonempty=budget),
@@ -96,9 +100,10 @@ def main() -> None:
         points, (known, answers) = Points(values[::2]), (labels[::2], labels[1::2])
         step = -(-len(answers) // TESTED)
         tests = values[1::2][::step], answers[::step]
+        densities: dict[int, torch.Tensor] = {}
         for budget in (10, 20) if given.smoke else BUDGETS:
             for seed in SEEDS[:1] if given.smoke else SEEDS:
-                for rule, picks in selections(points, budget, seed).items():
+                for rule, picks in selections(points, densities, budget, seed).items():
                     accuracy = linear_probe(values[::2][picks], known[picks], *tests)
                     rows.append((name, *rule, budget, accuracy))
     found = pd.DataFrame(rows, columns=["pool", "rule", "picks", "budget", "accuracy"])

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import make_folder, write_report
+from toys.comparison import write_comparison
 
 from usl.data.datasets import open_dataset
 from usl.report.selection import Coverage, Duplicates, Result, feature_map
@@ -61,19 +62,34 @@ def opened(browser, report):
     """Opens the report; whatever it loads from elsewhere, or prints as an error, is collected."""
     contexts, odd = [], []
 
-    def open_(width=1280, **options):
+    def open_(width=1280, path=report[0], **options):
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **options))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: odd.append(str(error)))
         page.on("console", lambda message: odd.append(message.text))
         page.on("request", lambda r: r.url.startswith(("data:", "file:")) or odd.append(r.url))
-        page.goto(report[0].as_uri())
+        page.goto(path.as_uri())
         return page
 
     yield open_
     for context in contexts:
         context.close()
     assert not odd
+
+
+# Playwright's own code runs without the page's scripts too.
+MEASURE = "() => [document.documentElement.scrollWidth, innerWidth]"
+BROKEN = "() => [...document.images].filter(i => i.complete && !i.naturalWidth).length"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_fits(opened, width, tmp_path):
+    write_comparison(tmp_path / "report.html")
+    page = opened(width, path=tmp_path / "report.html")
+    content, inside = page.evaluate(MEASURE)
+    assert inside == width and content <= width
+    assert page.locator(".curves img").count() == 2 and page.evaluate(BROKEN) == 0
+    assert page.locator("table").first.is_visible()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -88,12 +104,9 @@ def test_it_fits_and_opens_a_pick(opened, width, scheme, scripts):
     assert tile.locator(".around img").count() == 2 and tile.locator(".around").is_visible()
     for details in page.locator("main > details > summary").all():
         details.click()
-    # Playwright's own code runs without the page's scripts too.
-    measure = "() => [document.documentElement.scrollWidth, innerWidth]"
-    content, inside = page.evaluate(measure)
+    content, inside = page.evaluate(MEASURE)
     assert inside == width and content <= width
-    broken = "() => [...document.images].filter(i => i.complete && !i.naturalWidth).length"
-    assert page.evaluate(broken) == 0
+    assert page.evaluate(BROKEN) == 0
     back = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, back[4:-1].split(","))) > 380) == (scheme == "light")
     # What needs scripts is there only with them.

@@ -1,46 +1,22 @@
 """The report of a comparison: its tables, its figure, names that are hard to show."""
 
-import itertools
 import re
 
 import pandas as pd
+from toys.comparison import EVIL, compared, write_comparison
 
 from usl.ranking import rank_table
-from usl.report.comparison import accuracy_figure, rank_texts, write_comparison_report
-
-EVIL = "<b>'& a_$x^_$"
-
-
-def results():
-    rows = [
-        (name, selector, budget, seed, 50.0 + seed + 5 * (selector == "USL"), 40.0, 9, 0.25)
-        for name, selector, budget, seed in itertools.product(
-            ("digits", EVIL), ("random", "USL"), (10, 40), (1, 2)
-        )
-    ]
-    columns = ["dataset", "selector", "budget", "seed", "accuracy", "knn", "classes", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
+from usl.report.comparison import accuracy_figure, rank_texts
 
 
 def test_ranks_as_texts():
-    texts = rank_texts(rank_table(results()))
+    texts = rank_texts(rank_table(compared()))
     assert texts.loc["USL"].tolist() == ["1.0", "0.0 [0.0, 0.0]", "5.0 [5.0, 5.0]"]
     assert texts.loc["random"].tolist() == ["2.0", "5.0 [5.0, 5.0]", "0.0 [0.0, 0.0]"]
 
 
 def test_all_of_it_is_in_the_page(tmp_path):
-    found = results()
-    trainings = found[["dataset", "selector", "budget", "seed", "accuracy"]]
-    write_comparison_report(
-        tmp_path / "report.html",
-        found,
-        rank_table(found),
-        trainings=trainings.assign(training="FixMatch"),
-        title="Worth",
-        facts={"Data sets": EVIL},
-        command="python x.py",
-        timings={"features": 1.2},
-    )
+    write_comparison(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert EVIL not in text and "&lt;b&gt;&#39;&amp; a_$x^_$" in text
     heads = re.findall(r"<h2>(.*?)</h2>", text)
@@ -59,17 +35,14 @@ def test_all_of_it_is_in_the_page(tmp_path):
         assert part in text
     assert text.count("data:image/svg+xml") == 2
     figure = (tmp_path / "accuracy.svg").read_text()
-    write_comparison_report(
-        tmp_path / "report.html", found, rank_table(found), title="", facts={}, command="",
-        timings={},
-    )  # fmt: skip
+    write_comparison(tmp_path / "report.html")
     assert (tmp_path / "accuracy.svg").read_text() == figure
 
 
 def test_what_the_figure_shows():
     """Means with their spread, a panel a data set; of many selectors only the first in colour."""
     order = [f"rule {i}" for i in range(7)] + ["random"]
-    rows = pd.concat([results().query("selector == 'USL'").assign(selector=s) for s in order])
+    rows = pd.concat([compared().query("selector == 'USL'").assign(selector=s) for s in order])
     panels = [axes for axes in accuracy_figure(rows, order).axes if axes.get_visible()]
     assert [panel.get_title() for panel in panels] == ["digits", EVIL]
     lines = {bar.get_label(): bar for bar in panels[0].containers}
