@@ -67,12 +67,13 @@ def members_of(x, centroids, labels):
     ]
 
 
-def hierarchical(x, budget, *, seed, sizes, large=16384):
+def hierarchical(x, budget, *, seed, sizes, large=16384, references=8192):
     random = np.random.RandomState(seed)
 
     def cluster(rows, count):
         draws = np.random.RandomState(random.randint(2**31))
-        return lloyd(rows, rows[plusplus(rows, count, draws)], 50)
+        step = min(max(1, len(rows) // references), len(rows) // count)
+        return lloyd(rows, rows[::step][plusplus(rows[::step], count, draws)], 50)
 
     rows, nodes = np.float64(x), [[i] for i in range(len(x))]
     images = [1] * len(x)

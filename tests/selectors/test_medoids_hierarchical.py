@@ -79,14 +79,17 @@ def test_hierarchical_picks_come_from_clusters_of_clusters(kind, budget):
         assert hierarchical_picks(x, budget, seed=seed).tolist() == expected
 
 
-@pytest.mark.parametrize("large", [10, 1000])
-def test_three_levels_and_a_lowest_without_resampling(large, monkeypatch):
+@pytest.mark.parametrize(("large", "references"), [(10, 8192), (1000, 8192), (10, 100)])
+def test_three_levels_and_a_lowest_without_resampling(large, references, monkeypatch):
+    """Also where starts are drawn from evenly spaced images."""
+    monkeypatch.setattr(pairs_module, "REFERENCES", references)
     monkeypatch.setattr(hierarchical, "MOST", 4)
     monkeypatch.setattr(hierarchical, "IMAGES", 5)
     monkeypatch.setattr(hierarchical, "LARGE", large)
     x = features("sphere", 300, 4)
     assert level_sizes(300, 5) == [60, 17, 5]
-    expected = rivals.hierarchical(x, 5, seed=3, sizes=[60, 17, 5], large=large)
+    settings = {"large": large, "references": references}
+    expected = rivals.hierarchical(x, 5, seed=3, sizes=[60, 17, 5], **settings)
     assert hierarchical_picks(x, 5, seed=3).tolist() == expected
 
 
