@@ -70,17 +70,28 @@ def trained_picks(features: Any, budget: int, *, seed: int) -> Tensor:
 
 
 def _spread(theta: Tensor) -> Tensor:
-    """Gradient (B, D) of the second term, times the temperature, the same bits everywhere."""
+    """Gradient (B, D) of the second term, times the temperature, the same bits everywhere.
+
+    Products of numbers with few binary places, whose sums are no larger than float64 can hold, are
+    exact in whatever order a library adds them.
+    """
     size = len(theta)
     if size == 1:
         return torch.zeros_like(theta)
-    similar = torch.stack([fold_sum(theta * row) for row in theta]) / TEMPERATURE
+    # Of rows of length 1: sums are at most 1, of multiples of 2^-52.
+    short = _places(theta, 26)
+    similar = (short @ short.T) / TEMPERATURE
     similar.fill_diagonal_(-torch.inf)
     raised = same_bits(similar - similar.amax(dim=1, keepdim=True), torch.exp)
     share = raised / fold_sum(raised.clone())[:, None]
-    both = share + share.T
-    # Sums over the other points, column by column of the features.
-    return torch.stack([fold_sum((theta * row[:, None]).T.contiguous()) for row in both]) / size
+    # Rows of it have at most the sum B + 1.
+    both = _places(share + share.T, 52 - 21 - size.bit_length())
+    return both @ _places(theta, 21) / size
+
+
+def _places(x: Tensor, count: int) -> Tensor:
+    """Values with so many binary places."""
+    return (x * 2.0**count).round_() / 2.0**count
 
 
 def _nearest(rows: Tensor, theta: Tensor) -> Tensor:

@@ -323,7 +323,7 @@ SELECTORS: dict[str, Selector] = {
     "maxherding": Selector("MaxHerding", _maxherding, seeded=False),
     "k-medoids": Selector("k-medoids", _medoids),
     "rdss": Selector("RDSS", _rdss, seeded=False),
-    "activeft": Selector("ActiveFT", _activeft),
+    "activeft": Selector("ActiveFT", _activeft, version=2),
     "k-centre": Selector("k-centre greedy", _farthest, seeded=False),
     "d2": Selector("D2 sampling", _squared_distance),
     "hierarchical": Selector("hierarchical k-means", _hierarchical),
