@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 
 from usl.geometry.kmeans import Clusters, assigned_distances, kmeans
-from usl.geometry.points import Points, as_points, check_budget, fold_sum
+from usl.geometry.points import as_points, check_budget, distances_to, fold_sum
 from usl.selectors.farthest import spread_picks
 
-# Images that spread starts are drawn from, at most about twice as many.
-DRAWN_FROM = 2048
+# Images that spread starts are drawn from, at most about twice as many; and distances that are kept
+# meanwhile, 256 MB.
+DRAWN_FROM, KEPT = 2048, 2**25
 
 
 def stratified_picks(labels: Tensor, budget: int, *, seed: int) -> Tensor:
@@ -115,10 +117,17 @@ def best_clusters(
     """
     points = as_points(features)
     step = max(1, min(len(points) // DRAWN_FROM, len(points) // max(1, clusters)))
-    some = Points(points.host[::step]) if spread else None
+    some = points.host[::step]
+
+    # Most images are looked at in several starts.
+    @lru_cache(maxsize=KEPT // len(some))
+    def away(image: int) -> Tensor:
+        return distances_to(some, some[image])
 
     def begin(number: int) -> Tensor | None:
-        return None if some is None else step * spread_picks(some, clusters, seed=number % 2**32)
+        if not spread:
+            return None
+        return step * spread_picks(some, clusters, seed=number % 2**32, away=away)
 
     found = [
         kmeans(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,9 @@ def squared_distance_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     return torch.tensor(nearest.picks)
 
 
-def spread_picks(features: Any, budget: int, *, seed: int) -> Tensor:
+def spread_picks(
+    features: Any, budget: int, *, seed: int, away: Callable[[int], Tensor] | None = None
+) -> Tensor:
     """Each time draw a few images as :func:`squared_distance_picks`, and take the best of them.
 
     The best leaves the smallest sum of squared distances to the picks; of 2 + ln B it is chosen
@@ -90,6 +93,8 @@ def spread_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     budget : int
         B.
     seed : int
+    away : callable, optional
+        Given an image, its exact squared distances to all, (N,), float64, where they are known.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def spread_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     points = as_points(features)
     check_budget(budget, len(points))
     random = np.random.RandomState(seed)
-    nearest = _Nearest(points, int(random.randint(len(points))))
+    nearest = _Nearest(points, int(random.randint(len(points))), away)
     for _ in range(budget - 1):
         drawn = nearest.draw(random, 2 + int(math.log(budget)))
         left = [nearest.after(image) for image in drawn]
@@ -118,15 +123,16 @@ def spread_picks(features: Any, budget: int, *, seed: int) -> Tensor:
 class _Nearest:
     """The picks so far, and every image's squared distance to the nearest; -1 of picks."""
 
-    def __init__(self, points: Points, first: int) -> None:
-        self.points, self.picks = points, [first]
-        self.distances = distances_to(points.host, points.host[first])
+    def __init__(
+        self, points: Points, first: int, away: Callable[[int], Tensor] | None = None
+    ) -> None:
+        self.away = away or (lambda image: distances_to(points.host, points.host[image]))
+        self.picks, self.distances = [first], self.away(first).clone()
         self.distances[first] = -1.0
 
     def after(self, pick: int) -> Tensor:
         """What the distances become with another pick."""
-        near = distances_to(self.points.host, self.points.host[pick])
-        return torch.minimum(self.distances, near)
+        return torch.minimum(self.distances, self.away(pick))
 
     def take(self, pick: int, after: Tensor | None = None) -> None:
         """Add a pick; ``after`` are the distances with it, where they are known."""
