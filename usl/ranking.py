@@ -39,7 +39,7 @@ def summarize(
     return texts.unstack("budget").reindex(results["selector"].unique())
 
 
-def rank_table(results: pd.DataFrame, *, measure: str = "accuracy") -> pd.DataFrame:
+def rank_table(results: pd.DataFrame) -> pd.DataFrame:
     """Rank selectors over all data sets and budgets.
 
     In every pair of data set and budget selectors are ranked by their mean over seeds, 1 the best,
@@ -53,16 +53,14 @@ def rank_table(results: pd.DataFrame, *, measure: str = "accuracy") -> pd.DataFr
     Parameters
     ----------
     results : DataFrame
-        With columns ``dataset``, ``selector``, ``budget``, ``seed`` and ``measure``; every selector
-        has the same seeds in all pairs.
-    measure : str
-        Higher is better.
+        With columns ``dataset``, ``selector``, ``budget``, ``seed`` and ``accuracy``, of which more
+        is better; every selector has the same seeds in all pairs.
 
     Returns
     -------
     DataFrame
         By selector, the best first: ``rank``, its mean over the pairs; ``leader``, by how much the
-        measure is behind the best one's, and ``random``, by how much it is ahead of that selector,
+        accuracy is behind the best one's, and ``random``, by how much it is ahead of that selector,
         if it is there: means over the pairs, with ``…_low`` and ``…_high``.
     """
     names, seeds = list(results["selector"].unique()), results["seed"].nunique()
@@ -71,7 +69,7 @@ def rank_table(results: pd.DataFrame, *, measure: str = "accuracy") -> pd.DataFr
     drawn = np.vstack([np.arange(seeds), drawn])
     pairs = []
     for _, rows in results.groupby(["dataset", "budget"], sort=False):
-        values = rows.pivot(index="selector", columns="seed", values=measure).loc[names]
+        values = rows.pivot(index="selector", columns="seed", values="accuracy").loc[names]
         pairs.append(values.to_numpy()[:, drawn].mean(axis=2))
     found = np.stack(pairs)
     # Rounding must not part what is equal.

@@ -46,6 +46,21 @@ def test_usl_on_other_clusters_takes_a_regularizer():
     assert found[1] == SELECTORS["usl-tightest"](context, 8, seed=3).tolist() != found[0]
 
 
+@pytest.mark.parametrize(
+    "selector", ["kmeans-centres", "kmeans-plusplus", "kmeans-best", "tightest"]
+)
+def test_the_limit_of_k_means_reaches_other_selectors(selector):
+    x = features("sphere", 200, 5)
+    one, whole = (
+        usl.select(x, 30, seed=3, k=10, selector=selector, iterations=limit).picks
+        for limit in (1, 200)
+    )
+    context = Context(Points(x), find_neighbors(x, 10).density, iterations=1)
+    assert torch.equal(one, SELECTORS[selector](context, 30, seed=3)) and not torch.equal(
+        one, whole
+    )
+
+
 def test_what_other_selectors_do_not_take():
     x = features("sphere", 30, 4)
     with pytest.raises(

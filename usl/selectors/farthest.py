@@ -69,14 +69,7 @@ def squared_distance_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     InputError
         Bad features, or a budget out of range.
     """
-    points = as_points(features)
-    check_budget(budget, len(points))
-    random = np.random.RandomState(seed)
-    nearest = _Nearest(points, int(random.randint(len(points))))
-    for _ in range(budget - 1):
-        (drawn,) = nearest.draw(random, 1)
-        nearest.take(drawn)
-    return torch.tensor(nearest.picks)
+    return _drawn(features, budget, seed, 1)
 
 
 def spread_picks(
@@ -107,12 +100,23 @@ def spread_picks(
     InputError
         Bad features, or a budget out of range.
     """
+    return _drawn(features, budget, seed, 2 + int(math.log(max(1, budget))), away)
+
+
+def _drawn(
+    features: Any,
+    budget: int,
+    seed: int,
+    tries: int,
+    away: Callable[[int], Tensor] | None = None,
+) -> Tensor:
+    """Picks, each the best of so many that are drawn."""
     points = as_points(features)
     check_budget(budget, len(points))
     random = np.random.RandomState(seed)
     nearest = _Nearest(points, int(random.randint(len(points))), away)
     for _ in range(budget - 1):
-        drawn = nearest.draw(random, 2 + int(math.log(budget)))
+        drawn = nearest.draw(random, tries)
         left = [nearest.after(image) for image in drawn]
         sums = [float(fold_sum(distances.clamp_min(0))) for distances in left]
         best = sums.index(min(sums))

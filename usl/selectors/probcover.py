@@ -118,9 +118,13 @@ class _Balls:
 
     def within(self, images: Tensor) -> Tensor:
         """Which of all images are nearer than the radius to each of some, (n, N), bool."""
-        everything = torch.arange(len(self.points))
         squared = self.pairs.squared(images.to(self.points.device), slice(None))
-        return self._nearer(squared, images, everything).cpu()
+        near = squared < self.radius - self.pairs.error
+        doubtful = (squared < self.radius + self.pairs.error) ^ near
+        for row, column in doubtful.nonzero().tolist():
+            pair = self.points.host[images[row]], self.points.host[column]
+            near[row, column] = float(squared_distances(*pair)) < self.radius
+        return near.cpu()
 
     def counts(self, images: Tensor) -> Tensor:
         """How many of some images each of all is nearer to than the radius, (N,), int64."""
@@ -128,13 +132,3 @@ class _Balls:
         for some in torch.split(images, max(1, SIDE * SIDE // len(self.points))):
             counts += self.within(some).sum(dim=0)
         return counts
-
-    def _nearer(self, squared: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Which squared distances of rows to columns are below the radius."""
-        near = squared < self.radius - self.pairs.error
-        doubtful = (squared < self.radius + self.pairs.error) ^ near
-        if doubtful.any():
-            for row, column in doubtful.nonzero().tolist():
-                pair = self.points.host[rows[row]], self.points.host[columns[column]]
-                near[row, column] = float(squared_distances(*pair)) < self.radius
-        return near

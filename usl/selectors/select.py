@@ -111,7 +111,7 @@ def select(
         (chosen,) = selectors_named([selector])
         if len(known) or clusters is not None:
             raise InputError(f"{chosen.title} takes no labels and no `clusters`; leave them out")
-        context = Context(points, density, regularizer=reg)
+        context = Context(points, density, regularizer=reg, iterations=iterations)
         grouped, picks = chosen_by(chosen, context, budget, seed=seed)
         return Selection(picks.indices, grouped.labels, density, picks.scores)
     needed = budget + len(known)

@@ -305,12 +305,13 @@ def choose(
             )  # fmt: skip
         else:
             (selector,) = selectors_named([cfg.SELECTOR])
-            context = Context(points, density.density, cluster, regularizer)
+            iterations = cfg.USL.K_MEANS_NITERS
+            context = Context(points, density.density, cluster, regularizer, iterations)
             with run.timed("picks"):
                 grouped, chosen = chosen_by(selector, context, budget, seed=seed)
             source = {
                 "features": features.fingerprint, "selector": cfg.SELECTOR, "seed": seed,
-                "regularizer": vars(regularizer),
+                "regularizer": vars(regularizer), "iterations": iterations,
             }  # fmt: skip
         indices = chosen.indices.numpy()
         named = pool.rows[indices]
