@@ -12,7 +12,7 @@ from pathlib import Path
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
 from usl.stages import usl
-from usl.stages.inputs import begin
+from usl.stages.inputs import begin, engine_of
 from usl.stages.pool import read_features
 from usl.stages.table import stage
 
@@ -24,6 +24,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     given = read_features(cfg.FEATURES)
     usl.check_settings(cfg, [budget], len(given.features))
     known = usl.read_labelled_rows(cfg, given.size, given.ids, given.images)
+    engine = engine_of(cfg)
     run = begin(cfg, call)
 
     # The features are given: density, clusters, from each cluster a dense row far from other picks.
@@ -31,6 +32,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         run,
         cfg,
         given,
+        engine=engine,
         images=given.images,
         known=known,
         title=f"{budget} of {len(given.features):,} embeddings worth labelling",

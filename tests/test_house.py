@@ -18,7 +18,7 @@ FLOORS = [
     {"encoders", "inference", "augment", "lists", "report"},
     {"selectors", "data", "models", "run", "cli"},
     {"geometry", "config", "artifacts", "checkpoints"},
-    {"metrics", "ranking", "distributed", "errors"},
+    {"metrics", "ranking", "distributed", "engines", "errors"},
 ]
 FILES = sorted((ROOT / "usl").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*[-_]*/*.py"))

@@ -8,9 +8,9 @@ from oracles import selection as oracle
 
 from usl import select
 from usl.geometry import int16
-from usl.geometry.assignment import assigner
-from usl.geometry.kmeans import _parts_by_rank, kmeans, member_sums
-from usl.geometry.points import Points
+from usl.geometry.assignment import Assigner
+from usl.geometry.kmeans import _part_by_rank, kmeans, member_sums
+from usl.geometry.points import Points, blocks
 from usl.geometry.products import Float32, Int16
 
 
@@ -100,7 +100,7 @@ def test_float64_decides_what_float32_cannot_in_k_means():
     side = torch.from_numpy(random.choice([-1.0, 1.0], 400))
     x = middle + along + side[:, None] * 1e-10 * across
     everyone = torch.ones(2, dtype=torch.bool)
-    labels = assigner(Points(x))(centroids, everyone, everyone)
+    labels = Assigner(Points(x))(centroids, everyone, everyone)
     assert labels.tolist() == (side > 0).long().tolist()
 
 
@@ -127,7 +127,7 @@ def test_member_sums_do_not_depend_on_threads():
     sums = []
     for count in (1, 2, 4):
         torch.set_num_threads(count)
-        sums.append(member_sums(x, labels, torch.ones(30, dtype=torch.bool)))
+        sums.append(member_sums(Points(x), labels, torch.ones(30, dtype=torch.bool)))
     torch.set_num_threads(threads)
     assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
     expected = torch.stack([x[labels == c].double().sum(0) for c in range(30)])
@@ -141,9 +141,10 @@ def test_compiled_sums_have_the_bits_of_torchs(monkeypatch, kind):
     x = torch.from_numpy(random.randn(1000, 9) * 10.0 ** random.randint(-6, 6, (1000, 1))).to(kind)
     labels = torch.from_numpy(random.randint(7, size=1000))
     wanted = torch.arange(9) != 3
-    sums = member_sums(x, labels, wanted)
+    sums = member_sums(Points(x), labels, wanted)
     monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
-    assert torch.equal(sums, member_sums(x, labels, wanted))
+    assert torch.equal(sums, member_sums(Points(x), labels, wanted))
     # As on a GPU.
-    assert torch.equal(sums, sum(_parts_by_rank(x, labels, wanted)))
+    parts = [_part_by_rank(x[a:b], labels[a:b], wanted) for a, b in blocks(len(x))]
+    assert torch.equal(sums, sum(parts))
     assert not sums[3].any() and sums[2].all()

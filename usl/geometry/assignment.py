@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,91 +16,160 @@ from usl.geometry.points import (
     Points,
     blocks,
     first_argmin,
+    full_precision,
     squared_distances,
 )
+
+if TYPE_CHECKING:
+    from usl.geometry.products import Packed
 
 # Float32 distances of one block: 16 MB, so that they stay in the cache.
 ASSIGN_ELEMENTS = 1 << 22
 # Terms of the products that a thread makes at a time, about.
 TERMS = 1 << 24
 
-# (centroids (C, D) float64, which may be chosen, which are others than before): labels (N,)
-Assign = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+@dataclass(frozen=True)
+class Assigned:
+    """What is known of some points, in their order.
 
-def assigner(points: Points) -> Assign:
-    """What finds the nearest centroids of these points, again and again.
-
-    It takes the centroids (C, D), float64; which of them may be chosen, (C,), bool; and which are
-    others than in the last call, (C,), bool. It gives the nearest of each point, (N,), int64; ties
-    go to the lowest index. All are on the device of the points. What may not be chosen in one call,
-    because it has no members, may not be chosen later.
+    Attributes
+    ----------
+    labels : Tensor (n,), int64
+        The centroid of each; -1 where there is none yet.
+    values : Tensor (n,), float32
+        The approximate distances to them.
+    shift : float
+        That of the bound of these.
     """
-    if points.device.type == "cpu" and jit.works():
-        return _Compiled(points)
-    return lambda centroids, allowed, moved: _by_torch(points, centroids, allowed)
+
+    labels: Tensor
+    values: Tensor
+    shift: float = 0.0
+
+
+class Assigner:
+    """Finds the nearest centroids of these points, again and again.
+
+    Parameters
+    ----------
+    points : Points
+    """
+
+    def __init__(self, points: Points) -> None:
+        self.points, engine = points, points.engine
+        self.cuts = engine.cut(len(points))
+        # Packed once, wherever that is, for all iterations.
+        self.packed = [engine.call(_packed, points.handle, *cut) for cut in self.cuts]
+        self.known = [
+            Assigned(torch.full((stop - start,), -1), torch.full((stop - start,), torch.inf))
+            for start, stop in self.cuts
+        ]
+
+    def __call__(self, centroids: Tensor, allowed: Tensor, moved: Tensor) -> Tensor:
+        """The nearest of each point, (N,), int64; ties go to the lowest index.
+
+        All are on the device of the points. What may not be chosen in one call, because it has no
+        members, may not be chosen later.
+
+        Parameters
+        ----------
+        centroids : Tensor (C, D), float64
+        allowed : Tensor (C,), bool
+            Which of them may be chosen.
+        moved : Tensor (C,), bool
+            Which are others than in the last call.
+        """
+        engine = self.points.engine
+        given = engine.put((centroids, allowed, moved))
+        tasks = zip(self.cuts, self.packed, self.known, strict=True)
+        self.known = list(
+            engine.map(_assign, ((self.points.handle, *task, given) for task in tasks))
+        )
+        return torch.cat([known.labels for known in self.known])
 
 
 def nearest_centroids(points: Points, centroids: Tensor) -> Tensor:
     """The nearest of centroids (C, D), float64, of each point, (N,), int64, on the CPU."""
     every = torch.ones(len(centroids), dtype=torch.bool, device=points.device)
-    return assigner(points)(centroids.to(points.device), every, every).cpu()
+    return Assigner(points)(centroids.to(points.device), every, every).cpu()
 
 
-class _Compiled:
+def _packed(points: Points, start: int, stop: int) -> Packed | None:
+    """Some points as :func:`_compiled` takes them; None where torch does without."""
+    if points.device.type != "cpu" or not jit.works():
+        return None
+    from usl.geometry.products import packed
+
+    return packed(points.part(start, stop))
+
+
+def _assign(
+    points: Points,
+    cut: tuple[int, int],
+    ready: Packed | None,
+    known: Assigned,
+    given: tuple[Tensor, Tensor, Tensor],
+) -> Assigned:
+    """What is known of the points of a cut for new centroids."""
+    part = points.part(*cut)
+    with full_precision():
+        if ready is None:
+            return Assigned(_by_torch(part, *given[:2]), known.values)
+        return _compiled(part, ready, known, *given)
+
+
+def _compiled(
+    points: Points,
+    ready: Packed,
+    known: Assigned,
+    centroids: Tensor,
+    allowed: Tensor,
+    moved: Tensor,
+) -> Assigned:
     """Compares a point with all centroids only where its own has moved, else with those that have.
 
     The points are in an order in which near ones are together, and mostly in one cluster.
     """
+    from usl.geometry import kernels
+    from usl.geometry.products import LANES, ROWS
 
-    def __init__(self, points: Points) -> None:
-        from usl.geometry.products import packed
+    products, order, everyone = ready.products, ready.order, ready.points
+    # All that may be chosen; and of these the ones that moved.
+    choices = [chosen.nonzero()[:, 0] for chosen in (allowed, allowed & moved)]
+    operands = [products.pack(centroids, which) for which in choices]
+    bounds = [products.bound(everyone, operand) for operand in operands]
+    # Old values are within what was the bound then.
+    shift = max(known.shift, *(bound.shift for bound in bounds))
+    error, underflow = bounds[0].error, bounds[0].underflow
+    labels, values = known.labels[order].numpy(), known.values[order].numpy()
+    changed = np.append(moved.numpy(), True)[labels]
+    unit = max(1, TERMS // (len(choices[0]) * points.dim * LANES)) * LANES
+    host, means, names = points.host.numpy(), centroids.numpy(), order.numpy()
+    norms = ready.norms.numpy()
 
-        self.points, self.packed = points, packed(points)
-        self.labels = np.full(len(points), -1)
-        self.values = np.full(len(points), np.inf, dtype=np.float32)
-        self.shift = 0.0
-        self.norms = points.norms[self.packed.order].numpy()
+    def some(block: tuple[int, int]) -> None:
+        for start, stop in blocks(block[1] - block[0], unit):
+            find(block[0] + start, block[0] + stop)
 
-    def __call__(self, centroids: Tensor, allowed: Tensor, moved: Tensor) -> Tensor:
-        from usl.geometry import kernels
-        from usl.geometry.products import LANES, ROWS
+    def find(start: int, stop: int) -> None:
+        part = slice(start, min(stop, len(names)))
+        stays = not changed[part].any()
+        operand = operands[stays]
+        if operand.count:
+            rows = -(-operand.count // ROWS) * ROWS
+            tile = torch.empty(rows, stop - start)
+            kernels.nearest(
+                products.values(operand, 0, everyone, start, tile), choices[stays].numpy(),
+                stays, labels[part], values[part], norms[part],
+                host, names[part], means, shift, error, underflow,
+            )  # fmt: skip
 
-        products, order = self.packed.products, self.packed.order
-        everyone = self.packed.points
-        # All that may be chosen; and of these the ones that moved.
-        choices = [chosen.nonzero()[:, 0] for chosen in (allowed, allowed & moved)]
-        operands = [products.pack(centroids, which) for which in choices]
-        bounds = [products.bound(everyone, operand) for operand in operands]
-        # Old values are within what was the bound then.
-        self.shift = shift = max(self.shift, *(bound.shift for bound in bounds))
-        error, underflow = bounds[0].error, bounds[0].underflow
-        changed = np.append(moved.numpy(), True)[self.labels]
-        unit = max(1, TERMS // (len(choices[0]) * self.points.dim * LANES)) * LANES
-        host, means, names = self.points.host.numpy(), centroids.numpy(), order.numpy()
-
-        def some(block: tuple[int, int]) -> None:
-            for start, stop in blocks(block[1] - block[0], unit):
-                find(block[0] + start, block[0] + stop)
-
-        def find(start: int, stop: int) -> None:
-            part = slice(start, min(stop, len(names)))
-            stays = not changed[part].any()
-            operand = operands[stays]
-            if operand.count:
-                rows = -(-operand.count // ROWS) * ROWS
-                tile = torch.empty(rows, stop - start)
-                kernels.nearest(
-                    products.values(operand, 0, everyone, start, tile), choices[stays].numpy(),
-                    stays, self.labels[part], self.values[part], self.norms[part],
-                    host, names[part], means, shift, error, underflow,
-                )  # fmt: skip
-
-        with jit.threads() as pool:
-            list(pool.map(some, blocks(everyone.padded, max(unit, BLOCK_ROWS // 4))))
-        labels = torch.empty(len(names), dtype=torch.int64)
-        labels[order] = torch.from_numpy(self.labels)
-        return labels
+    with jit.threads() as pool:
+        list(pool.map(some, blocks(everyone.padded, max(unit, BLOCK_ROWS // 4))))
+    found = Assigned(torch.empty_like(known.labels), torch.empty_like(known.values), shift)
+    found.labels[order], found.values[order] = torch.from_numpy(labels), torch.from_numpy(values)
+    return found
 
 
 def _by_torch(points: Points, centroids: Tensor, allowed: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry import jit
-from usl.geometry.assignment import assigner
+from usl.geometry.assignment import Assigner
 from usl.geometry.points import (
     BLOCK_ROWS,
     SCRATCH,
@@ -117,7 +116,7 @@ def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> C
     centroids = centroids.to(points.device)
     allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool, device=points.device)
     labels = torch.full((len(points),), -1, device=points.device)
-    assign = assigner(points)
+    assign = Assigner(points)
     with tqdm(total=iterations, desc="k-means", unit="iteration", disable=quiet or None) as bar:
         for _ in range(iterations):
             before, labels = labels, assign(centroids, allowed, moved)
@@ -132,18 +131,18 @@ def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> C
             moved[labels[other]] = True
             moved[before[other & (before >= 0)]] = True
             moved &= allowed
-            sums = member_sums(points.exact, labels, moved)
+            sums = member_sums(points, labels, moved)
             means = sums / counts.clamp_min(1)[:, None]
             centroids = torch.where(moved[:, None], means, centroids)
     return Clusters(labels.cpu(), centroids.cpu())
 
 
-def member_sums(features: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+def member_sums(points: Points, labels: Tensor, wanted: Tensor) -> Tensor:
     """Sum of the members of each cluster in float64, over fixed blocks of rows added in order.
 
     Parameters
     ----------
-    features : Tensor (N, D)
+    points : Points, N of them
     labels : Tensor (N,), int64
     wanted : Tensor (C,), bool
         Clusters whose sums are asked for; others get 0.
@@ -152,62 +151,68 @@ def member_sums(features: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     -------
     Tensor (C, D), float64, with the same bits on every device
     """
-    if features.device.type != "cpu":
-        parts = _parts_by_rank(features, labels, wanted)
-    elif jit.works():
-        parts = _compiled_parts(features, labels, wanted)
-    else:
-        parts = _torch_parts(features, labels, wanted)
-    sums = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64, device=features.device)
-    for part in parts:
-        sums += part
+    sums = torch.zeros(len(wanted), points.dim, dtype=torch.float64, device=points.device)
+    # Not all at once: those of each block are as large as the centroids.
+    tasks = (
+        (points.handle, start, labels[start:stop], wanted)
+        for start, stop in blocks(len(points), AT_ONCE * BLOCK_ROWS)
+    )
+    for parts in points.engine.map(_sums_of_blocks, tasks):
+        for part in parts:
+            sums[wanted] += part
     return sums
 
 
-def _torch_parts(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterator[Tensor]:
-    """The sums of each block of rows, in order, on a CPU, where adding by index keeps that of rows.
+def _sums_of_blocks(points: Points, start: int, labels: Tensor, wanted: Tensor) -> list[Tensor]:
+    """The sums of each block of some rows, from ``start`` on, for the clusters that are wanted."""
+    rows = points.exact[start : start + len(labels)]
+    if rows.device.type != "cpu":
+        add = _part_by_rank
+    elif jit.works():
+        add = _compiled_part
+    else:
+        add = _torch_part
+
+    def some(block: tuple[int, int]) -> Tensor:
+        inside = slice(*block)
+        return add(rows[inside], labels[inside], wanted)[wanted]
+
+    if add is not _compiled_part:
+        return [some(block) for block in blocks(len(rows))]
+    with jit.threads() as pool:
+        return list(pool.map(some, blocks(len(rows))))
+
+
+def _torch_part(rows: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """The sums (C, D) of a block on a CPU, where adding by index keeps the order of rows.
 
     So do the other two.
     """
-    block = torch.empty(min(BLOCK_ROWS, len(features)), features.shape[1], dtype=torch.float64)
-    for start, stop in blocks(len(features)):
-        rows = block[: stop - start].copy_(features[start:stop])
-        part = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64)
-        yield part.index_add_(0, labels[start:stop], rows) * wanted[:, None]
+    part = torch.zeros(len(wanted), rows.shape[1], dtype=torch.float64)
+    return part.index_add_(0, labels, rows.double())
 
 
-def _parts_by_rank(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+def _part_by_rank(rows: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     """Where adding by index has no order: the first members of all clusters, the second, …"""
-    for start, stop in blocks(len(features)):
-        rows = start + wanted[labels[start:stop]].nonzero()[:, 0]
-        rows = rows[labels[rows].argsort(stable=True)]
-        sizes = torch.bincount(labels[rows], minlength=len(wanted))
-        begins = (sizes.cumsum(0) - sizes)[labels[rows]]
-        ranks = torch.arange(len(rows), device=rows.device) - begins
-        part = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64).to(rows.device)
-        together = torch.bincount(ranks).tolist()
-        for members in torch.split(rows[ranks.argsort(stable=True)], together):
-            part[labels[members]] += features[members].double()
-        yield part
+    which = wanted[labels].nonzero()[:, 0]
+    which = which[labels[which].argsort(stable=True)]
+    sizes = torch.bincount(labels[which], minlength=len(wanted))
+    begins = (sizes.cumsum(0) - sizes)[labels[which]]
+    ranks = torch.arange(len(which), device=which.device) - begins
+    part = torch.zeros(len(wanted), rows.shape[1], dtype=torch.float64, device=which.device)
+    together = torch.bincount(ranks).tolist()
+    for members in torch.split(which[ranks.argsort(stable=True)], together):
+        part[labels[members]] += rows[members].double()
+    return part
 
 
-def _compiled_parts(features: Tensor, labels: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+def _compiled_part(rows: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     """Without a float64 copy of the rows."""
     from usl.geometry import kernels
 
-    rows, own = features.numpy(), labels.numpy()
-
-    def add(block: tuple[int, int]) -> Tensor:
-        inside = slice(*block)
-        part = torch.zeros(len(wanted), features.shape[1], dtype=torch.float64)
-        kernels.add_members(rows[inside], own[inside], wanted.numpy(), part.numpy())
-        return part
-
-    parts = list(blocks(len(features)))
-    with jit.threads() as pool:
-        # Not all at once: each is as large as the centroids.
-        for first in range(0, len(parts), AT_ONCE):
-            yield from pool.map(add, parts[first : first + AT_ONCE])
+    part = torch.zeros(len(wanted), rows.shape[1], dtype=torch.float64)
+    kernels.add_members(rows.numpy(), labels.numpy(), wanted.numpy(), part.numpy())
+    return part
 
 
 def _fill(points: Points, result: Clusters, nonempty: int) -> Clusters:

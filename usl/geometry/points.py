@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
 
 # Rows of one block wherever all rows are visited; a power of two, so that blocks never straddle
@@ -67,11 +68,8 @@ def as_features(features: Any, name: str = "features", *, rows: np.ndarray | Non
             raise InputError(f"{name} hold {array.dtype} values; give real numbers")
         if array.dtype.kind in "iu" or array.dtype.itemsize > 8:
             array = array.astype(np.float64)
-        with warnings.catch_warnings():
-            # Arrays mapped read-only are fine: nothing here writes to its input.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            native = array.astype(array.dtype.newbyteorder("="), copy=False)
-            tensor = torch.from_numpy(np.ascontiguousarray(native))
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        tensor = _tensor(np.ascontiguousarray(native))
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     elif not tensor.is_floating_point():
@@ -320,6 +318,8 @@ class Points:
         Where distances are computed.
     length : float
         Vectors up to this length are compared with them; centroids, which lie among them, always.
+    engine : Local or another engine
+        Where the tasks of what is asked about them run.
 
     Attributes
     ----------
@@ -333,20 +333,29 @@ class Points:
     """
 
     def __init__(
-        self, features: Any, device: str | torch.device = "cpu", *, length: float = 0.0
+        self,
+        features: Any,
+        device: str | torch.device = "cpu",
+        *,
+        length: float = 0.0,
+        engine: Local = LOCAL,
     ) -> None:
-        self.host = as_features(features)
-        self.exact = self.host.to(device)
-        n = len(self.host)
+        host = as_features(features)
+        device = engine.device(device)
+        exact, n = host.to(device), len(host)
         # The median of some rows, not the mean of all, which a few outliers would carry away.
-        sample = self.host[:: max(1, n // CENTRE_ROWS)].double()
-        self.centre = sample.median(dim=0).values.to(device)
-        longest = max(
-            float((self.exact[a:b].double() - self.centre).norm(dim=1).max()) for a, b in blocks(n)
-        )
+        centre = host[:: max(1, n // CENTRE_ROWS)].double().median(dim=0).values.to(device)
+        longest = max(float((exact[a:b].double() - centre).norm(dim=1).max()) for a, b in blocks(n))
         if length:
-            longest = max(longest, length + float(self.centre.norm()))
-        self.scale = 2.0 ** np.ceil(np.log2(longest)) if longest > 1e-300 else 1.0
+            longest = max(longest, length + float(centre.norm()))
+        scale = 2.0 ** np.ceil(np.log2(longest)) if longest > 1e-300 else 1.0
+        self._set(host, exact, centre, scale, engine)
+
+    def _set(
+        self, host: Tensor, exact: Tensor, centre: Tensor, scale: float, engine: Local
+    ) -> None:
+        self.host, self.exact, self.centre, self.scale = host, exact, centre, scale
+        self.engine = engine
         # Of float32 products of ``fast``: the standard bound for a dot product of D terms (Higham,
         # Accuracy and Stability of Numerical Algorithms, §3.1) and a few roundings more; and what
         # they lose below the smallest normal number.
@@ -354,6 +363,22 @@ class Points:
         self.bound = Bound(shift=0.0, error=terms * UNIT32, underflow=terms * 2.0**-126)
         # Kept here by products.packed.
         self.packed: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For a task elsewhere; arrays, which are handed over without a copy.
+        return _again, (self.host.numpy(), self.centre.cpu().numpy(), self.scale)
+
+    @cached_property
+    def handle(self) -> Any:
+        """What stands for these points among the arguments of tasks."""
+        return self.engine.put(self)
+
+    def part(self, start: int, stop: int) -> Points:
+        """Some of these points as points of the same space."""
+        if (start, stop) == (0, len(self)):
+            return self
+        some = slice(start, stop)
+        return _points(self.host[some], self.exact[some], self.centre, self.scale)
 
     def __len__(self) -> int:
         return len(self.host)
@@ -393,6 +418,25 @@ class Points:
     def shifted(self, rows: Tensor) -> Tensor:
         """Rows (n, D) minus the centre, divided by the scale, in float64."""
         return (rows.double() - self.centre) / self.scale
+
+
+def _points(host: Tensor, exact: Tensor, centre: Tensor, scale: float) -> Points:
+    """Points of which all is known."""
+    points = object.__new__(Points)
+    points._set(host, exact, centre, scale, LOCAL)
+    return points
+
+
+def _again(host: np.ndarray, centre: np.ndarray, scale: float) -> Points:
+    rows, middle = (_tensor(array) for array in (host, centre))
+    return _points(rows, rows, middle, scale)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # Arrays mapped read-only are fine: nothing here writes to its input.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 @contextmanager

@@ -130,11 +130,15 @@ class Int16(Products):
     name = "int16"
 
     def __init__(self, points: Points) -> None:
+        super().__init__(points)
+        self.centre = points.centre.numpy()
+
+    @property
+    def int16(self) -> Any:
+        """The compiled code, which does not travel."""
         from usl.geometry import int16
 
-        super().__init__(points)
-        self.int16 = int16
-        self.centre = points.centre.numpy()
+        return int16
 
     def pack(self, vectors: Tensor, rows: Tensor) -> Operand:
         """See :class:`Products`."""
@@ -186,18 +190,23 @@ class Packed:
     order : Tensor (N,), int64
         Which points these are: those near each other are near each other.
     points : Operand
+    norms : Tensor (N,), float32
+        Of the points, in this order.
     """
 
     products: Products
     order: Tensor
     points: Operand
+    norms: Tensor
 
 
 def packed(points: Points) -> Packed:
     """Points for products of the faster kind; made once."""
     if points.packed is None:
-        products, order = products_of(points), near_together(points)
-        points.packed = Packed(products, order, products.pack(points.host, order))
+        # Of the space alone: what is packed may travel without the points.
+        products, order = products_of(points.part(0, 0)), near_together(points)
+        vectors = products.pack(points.host, order)
+        points.packed = Packed(products, order, vectors, points.norms[order])
     ready: Packed = points.packed
     return ready
 

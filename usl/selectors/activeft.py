@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usl.geometry.assignment import assigner
+from usl.geometry.assignment import Assigner
 from usl.geometry.kmeans import member_sums
 from usl.geometry.pairs import cover_step
 from usl.geometry.points import (
@@ -57,12 +57,12 @@ def trained_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     start = torch.randperm(len(rows), generator=generator)[:budget]
     theta = rows[start].double()
     points = Points(rows[:: cover_step(len(rows))], points.device, length=1.001)
-    assign = assigner(points)
+    assign = Assigner(points)
     every = torch.ones(budget, dtype=torch.bool)
     optimizer = torch.optim.Adam([theta], lr=RATE)
     for _ in range(ITERATIONS):
         labels = assign(theta.to(points.device), every.to(points.device), every.to(points.device))
-        near = member_sums(points.exact, labels, every.to(points.device)).cpu() / len(points)
+        near = member_sums(points, labels, every.to(points.device)).cpu() / len(points)
         theta.grad = (_spread(theta) - near) / TEMPERATURE
         optimizer.step()
         theta /= fold_sum(theta * theta).sqrt_()[:, None]

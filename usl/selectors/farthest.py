@@ -39,7 +39,7 @@ def farthest_picks(features: Any, budget: int) -> Tensor:
     points = as_points(features)
     check_budget(budget, len(points))
     together = torch.zeros(len(points), dtype=torch.int64)
-    total = member_sums(points.host, together, torch.ones(1, dtype=torch.bool))
+    total = member_sums(points, together, torch.ones(1, dtype=torch.bool))
     nearest = _Nearest(points, int(distances_to(points.host, total[0] / len(points)).argmin()))
     for _ in range(budget - 1):
         nearest.take(int(nearest.distances.argmax()))

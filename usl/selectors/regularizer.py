@@ -112,9 +112,6 @@ class Penalties:
 
     def __init__(self, points: Points, assigned: Tensor, regularizer: Regularizer) -> None:
         self.points, self.assigned, self.reg = points, assigned, regularizer
-        # As Points.bound, for float64 products.
-        self.error = (points.dim + 16) * UNIT64
-        self.compiled = points.device.type == "cpu" and jit.works()
         self.picks: Tensor | None = None
         self.sums = torch.zeros(len(points), dtype=torch.float64, device=points.device)
         self.terms = self.sums.clone()
@@ -139,20 +136,10 @@ class Penalties:
 
     def exact(self, rows: Tensor, picks: Tensor) -> Tensor:
         """R' of ``rows`` from exact distances alone."""
-        parts = []
-        for part in torch.split(rows, max(1, SCRATCH // (len(picks) * self.points.dim))):
-            distances = squared_distances(
-                self.points.exact[part, None], self.points.exact[picks][None]
-            )
-            counted, _ = self._counted(distances, self.assigned[part])
-            parts.append(
-                fold_sum(same_bits(counted.clamp_min_(SMALLEST), lambda d: d.pow_(-self.reg.alpha)))
-            )
-        return torch.cat(parts)
+        return _Terms(self.points, self.reg).exact(rows, self.assigned[rows], picks)
 
     def _all(self, picks: Tensor) -> None:
-        rows = torch.arange(len(self.points), device=picks.device)
-        (self.sums,) = self._sums(rows, self.assigned, picks)
+        (self.sums,) = self._sums(self._rows(), self.assigned, picks)
         self.terms = self.sums
 
     def _exchange(self, before: Tensor, picks: Tensor, changed: Tensor) -> None:
@@ -160,44 +147,110 @@ class Penalties:
         place = torch.full((len(picks),), -1, device=picks.device)
         place[changed] = torch.arange(len(changed), device=picks.device)
         own = torch.where(self.assigned >= 0, place[self.assigned.clamp_min(0)], -1)
-        rows = torch.arange(len(self.points), device=picks.device)
-        gained, lost = self._sums(rows, own, picks[changed], before[changed])
+        gained, lost = self._sums(self._rows(), own, picks[changed], before[changed])
         self.sums, self.terms = self.sums + gained - lost, self.terms + gained + lost
         if bool((self.terms > CANCELLED * self.sums).any()):
             # A term far larger than all that is left has taken their digits along.
             self._all(picks)
 
+    def _rows(self) -> Tensor:
+        return torch.arange(len(self.points), device=self.assigned.device)
+
     def _reached(self, changed: Tensor) -> Tensor:
         """Rows of which one of some picks is as near as the last that counts, or almost."""
-        y, y_norms = self._operand(changed)
-        near = torch.zeros(len(self.points), dtype=torch.bool, device=changed.device)
-
-        def some(rows: Tensor, part: slice, x: Tensor, x_norms: Tensor, tile: Tensor) -> None:
-            least = torch.addmm(y_norms, x, y.T, alpha=-2, out=tile).amin(dim=1).add_(x_norms)
-            unit = self.points.scale**2
-            limit = self.last[part] * (1 + 1e-9) + 16 * self.error * unit * x_norms
-            near[part] = least * unit <= limit
-
-        self._each(torch.arange(len(self.points), device=changed.device), len(changed), some)
-        return near.nonzero()[:, 0]
+        rows = self._rows()
+        tasks = (
+            (self.points.handle, self.reg, rows[a:b], self.last[a:b], changed)
+            for a, b in self.points.engine.cut(len(rows))
+        )
+        return rows[torch.cat(list(self.points.engine.map(_reached, tasks)))]
 
     def _sums(self, rows: Tensor, own: Tensor, *sets: Tensor) -> list[Tensor]:
         """R' of rows for each set of picks: the sum of 1 / d²^alpha, each term within TERM_ERROR.
 
         ``own`` (n,) is which of the picks is that of the row's cluster, or -1.
         """
+        last = self.last[rows]
+        tasks = (
+            (self.points.handle, self.reg, rows[a:b], own[a:b], last[a:b], sets)
+            for a, b in self.points.engine.cut(len(rows))
+        )
+        found = list(self.points.engine.map(_sums, tasks))
+        *sums, self.last[rows] = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return sums
+
+
+def _sums(
+    points: Points,
+    regularizer: Regularizer,
+    rows: Tensor,
+    own: Tensor,
+    last: Tensor,
+    sets: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """What :meth:`Penalties._sums` gives, and after that the new ``last``."""
+    return _Terms(points, regularizer).sums(rows, own, last.clone(), sets)
+
+
+def _reached(
+    points: Points, regularizer: Regularizer, rows: Tensor, last: Tensor, changed: Tensor
+) -> Tensor:
+    """Which rows :meth:`Penalties._reached` gives, (n,), bool."""
+    return _Terms(points, regularizer).reached(rows, last, changed)
+
+
+class _Terms:
+    """What picks add to the regulariser of some points."""
+
+    def __init__(self, points: Points, regularizer: Regularizer) -> None:
+        self.points, self.reg = points, regularizer
+        # As Points.bound, for float64 products.
+        self.error = (points.dim + 16) * UNIT64
+        self.compiled = points.device.type == "cpu" and jit.works()
+
+    def exact(self, rows: Tensor, own: Tensor, picks: Tensor) -> Tensor:
+        """R' of ``rows`` from exact distances alone."""
+        sums, step = [], max(1, SCRATCH // (len(picks) * self.points.dim))
+        for start, stop in blocks(len(rows), step):
+            distances = squared_distances(
+                self.points.exact[rows[start:stop], None], self.points.exact[picks][None]
+            )
+            counted, _ = self._counted(distances, own[start:stop])
+            sums.append(
+                fold_sum(same_bits(counted.clamp_min_(SMALLEST), lambda d: d.pow_(-self.reg.alpha)))
+            )
+        return torch.cat(sums)
+
+    def reached(self, rows: Tensor, last: Tensor, changed: Tensor) -> Tensor:
+        """See :meth:`Penalties._reached`."""
+        y, y_norms = self._operand(changed)
+        near = torch.zeros(len(rows), dtype=torch.bool, device=changed.device)
+
+        def some(rows: Tensor, part: slice, x: Tensor, x_norms: Tensor, tile: Tensor) -> None:
+            least = torch.addmm(y_norms, x, y.T, alpha=-2, out=tile).amin(dim=1).add_(x_norms)
+            unit = self.points.scale**2
+            limit = last[part] * (1 + 1e-9) + 16 * self.error * unit * x_norms
+            near[part] = least * unit <= limit
+
+        self._each(rows, len(changed), some)
+        return near
+
+    def sums(
+        self, rows: Tensor, own: Tensor, last: Tensor, sets: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """See :meth:`Penalties._sums`; after these ``last``, which is overwritten."""
         counted = self._compiled_terms if self.compiled else self._terms
         operands = [self._operand(picks) for picks in sets]
-        sums = [torch.empty_like(self.sums[rows]) for _ in sets]
+        sums = [torch.empty_like(last) for _ in sets]
 
         def some(rows: Tensor, part: slice, x: Tensor, x_norms: Tensor, tile: Tensor) -> None:
             for picks, (y, y_norms), to in zip(sets, operands, sums, strict=True):
                 torch.addmm(y_norms, x, y.T, alpha=-2, out=tile)
-                terms = counted(tile, x_norms, rows, picks, own[part])
+                terms = counted(tile, x_norms, rows, picks, own[part], last[part])
                 to[part] = terms.pow_(-self.reg.alpha).sum(dim=1)
 
         self._each(rows, len(sets[0]), some)
-        return sums
+        return *sums, last
 
     def _each(self, rows: Tensor, columns: int, work: Callable[..., None]) -> None:
         """Call for some rows at a time: which, where they are, they, their squares, and a tile."""
@@ -226,7 +279,13 @@ class Penalties:
         return y, (y * y).sum(dim=1)
 
     def _compiled_terms(
-        self, tile: Tensor, x_norms: Tensor, rows: Tensor, picks: Tensor, own: Tensor
+        self,
+        tile: Tensor,
+        x_norms: Tensor,
+        rows: Tensor,
+        picks: Tensor,
+        own: Tensor,
+        last: Tensor,
     ) -> Tensor:
         """:meth:`_terms` by compiled code."""
         from usl.geometry import kernels
@@ -238,10 +297,9 @@ class Penalties:
             arguments.append(self.reg.horizon_dist)
             kernels.within_horizon(*arguments)
             return tile
-        last, m = self.last[rows], self._nearest(tile)
+        m = self._nearest(tile)
         arguments += [m, self.reg.exclude_same_cluster, last.numpy()]
         kernels.nearest_picks(*arguments)
-        self.last[rows] = last
         return tile[:, :m]
 
     def _ratio(self) -> float:
@@ -249,7 +307,13 @@ class Penalties:
         return max(1.0, self.reg.alpha) / TERM_ERROR
 
     def _terms(
-        self, tile: Tensor, x_norms: Tensor, rows: Tensor, picks: Tensor, own: Tensor
+        self,
+        tile: Tensor,
+        x_norms: Tensor,
+        rows: Tensor,
+        picks: Tensor,
+        own: Tensor,
+        last: Tensor,
     ) -> Tensor:
         """The distances that count, (n, P) or (n, horizon_num), where left out as FAR.
 
@@ -267,11 +331,11 @@ class Penalties:
         elif self.reg.exclude_same_cluster:
             # Whether the own pick is among the nearest must not hang on rounding.
             nearest = distances.topk(self._nearest(distances), dim=1, largest=False).values
-            last = nearest.amax(dim=1, keepdim=True)
+            farthest = nearest.amax(dim=1, keepdim=True)
             at_own = distances.gather(1, own[:, None].clamp_min(0))
-            exact |= (at_own - last).abs() <= 2 * (slack + 4 * self.error * last)
+            exact |= (at_own - farthest).abs() <= 2 * (slack + 4 * self.error * farthest)
         self._replace(distances, exact, rows, picks)
-        counted, self.last[rows] = self._counted(distances, own)
+        counted, last[:] = self._counted(distances, own)
         return counted.clamp_min_(SMALLEST)
 
     def _counted(self, distances: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

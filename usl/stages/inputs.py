@@ -27,6 +27,8 @@ from usl.encoders.registry import (
     build_encoder,
     preprocess_for,
 )
+from usl.engines.local import Local
+from usl.engines.registry import engine_named
 from usl.errors import InputError
 from usl.run import Recompute, Run, log, start
 
@@ -49,6 +51,31 @@ def run_defaults() -> CfgNode:
     # auto takes CUDA if there is one; or cpu, cuda, cuda:1, …
     c.DEVICE = "auto"
     return c
+
+
+def add_engine(c: CfgNode) -> CfgNode:
+    """Settings of stages that outgrow one machine."""
+    # Where neighbours, clusters and picks are computed, with the same results: local, in this
+    # process; ray, on the CPUs of a Ray cluster.
+    c.ENGINE = "local"
+    # host:port of a running cluster; empty: that of RAY_ADDRESS, else one starts on this machine.
+    c.ENGINE_ADDRESS = ""
+    return c
+
+
+def engine_of(cfg: CfgNode) -> Local:
+    """The engine that the settings name.
+
+    Raises
+    ------
+    InputError
+        An unknown one, one that does not run here, or an address that means nothing to it.
+    """
+    if cfg.ENGINE_ADDRESS and cfg.ENGINE == "local":
+        raise InputError(
+            f"ENGINE_ADDRESS is {cfg.ENGINE_ADDRESS}, and ENGINE local; choose ENGINE ray"
+        )
+    return engine_named(cfg.ENGINE, cfg.ENGINE_ADDRESS)
 
 
 def add_recompute(c: CfgNode) -> CfgNode:

@@ -125,6 +125,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "export": ("EXPORT",),
     "classes": ("EXPORT_CLASSES",),
     "backend": ("KNN.BACKEND",),
+    "engine": ("ENGINE",),
     "selector": ("COMPARE.SELECTORS", "SELECTOR"),
     "k": ("USL.KNN_K", "USLT.KNN_K", "NUM_NEIGHBORS"),
     "iterations": ("USL.K_MEANS_NITERS",),

@@ -13,6 +13,7 @@ from usl.config.parse import CfgNode
 from usl.config.paths import find_input
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
+from usl.engines.local import Local
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters
 from usl.geometry.points import Points, check_budget
@@ -27,11 +28,13 @@ from usl.selectors.usl import check_labelled
 from usl.stages import report, selection
 from usl.stages.duplicates import check_duplicates, leave_out_duplicates
 from usl.stages.inputs import (
+    add_engine,
     add_image_files,
     add_recompute,
     begin,
     check_seeds,
     embedding_defaults,
+    engine_of,
     run_defaults,
 )
 from usl.stages.pool import Pool, add_features, embed_pool, encoder_unless_given, note_pool
@@ -100,7 +103,7 @@ def add_selector(c: CfgNode) -> CfgNode:
 
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
-    return add_labelled(selection.add_export(add_usl(embedding_defaults())))
+    return add_engine(add_labelled(selection.add_export(add_usl(embedding_defaults()))))
 
 
 def usl_imagenet_defaults() -> CfgNode:
@@ -115,7 +118,7 @@ def usl_imagenet_defaults() -> CfgNode:
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
     c = selection.add_export(add_features(add_usl(add_recompute(run_defaults()))))
-    add_selector(add_labelled(c))
+    add_engine(add_selector(add_labelled(c)))
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""
@@ -217,7 +220,7 @@ def choose_images(
     budget = cfg.USL.NUM_SELECTED_SAMPLES
     check_settings(cfg, [budget], len(images))
     known = read_labelled_rows(cfg, len(images), None, images)
-    encoder = encoder_unless_given(cfg, images)
+    encoder, engine = encoder_unless_given(cfg, images), engine_of(cfg)
     run = begin(cfg, call)
 
     # Features of every image, in the order of the data set.
@@ -230,6 +233,7 @@ def choose_images(
         run,
         cfg,
         pool,
+        engine=engine,
         images=images,
         csvs=csvs,
         known=known,
@@ -244,6 +248,7 @@ def choose(
     cfg: CfgNode,
     pool: Pool,
     *,
+    engine: Local,
     title: str,
     facts: dict[str, Any],
     images: AnyDataset | None = None,
@@ -257,6 +262,8 @@ def choose(
     ----------
     run, cfg
     pool : Pool
+    engine : Local or another engine
+        Where neighbours, clusters and picks are computed.
     title : str
         Of the report.
     facts : dict
@@ -273,7 +280,8 @@ def choose(
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
     labelled = labelled_in(pool, known)
     check_labelled(labelled, budget, len(pool.features))
-    features, points = pool.features, Points(pool.features.values, run.device)
+    features = pool.features
+    points = Points(features.values, run.device, engine=engine)
     note_pool(run, pool)
 
     # 1. How dense is the feature space around each image?
@@ -285,6 +293,7 @@ def choose(
         "density from the %d nearest of %d images; regulariser of weight %g over %s",
         k, len(features), regularizer.weight, _within(regularizer, budget),
     )  # fmt: skip
+    log.info("neighbours, clusters and picks on %s", engine)
     density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
     results: list[Result] = []
     selected, coverage = [], None

@@ -150,7 +150,7 @@ def test_proposals_are_within_their_error_and_leave_out_nothing_nearer(
     lengths = points.norms.double().sqrt()
     true = squared_distances(points.shifted(points.exact)[:, None], points.shifted(points.exact))
     seen = []
-    for proposal in BACKENDS[backend](points, 20, memory):
+    for proposal in BACKENDS[backend](points, 20, memory, 0, len(points)):
         least, most = limits(proposal.bound, true, lengths)
         values = (proposal.candidates >> 32).int().view(torch.float32).double()
         for n, row in enumerate(proposal.rows.tolist()):
@@ -267,7 +267,7 @@ def test_a_backend_that_is_not_there_says_how_to_get_it(monkeypatch):
         backend_of("keops", Points(np.zeros((2, 2))))
     monkeypatch.setattr(keops, "MOST", 1)
     with pytest.raises(InputError, match="keops counts in float32, up to 1 images; choose auto"):
-        next(iter(keops.propose(Points(np.zeros((2, 2))), 1, 0)))
+        next(iter(keops.propose(Points(np.zeros((2, 2))), 1, 0, 0, 2)))
     monkeypatch.setitem(sys.modules, "pykeops", None)
     with pytest.raises(InputError, match="keops does not run here .*pykeops"):
         backend_of("keops", Points(np.zeros((2, 2))))

@@ -36,57 +36,67 @@ SEED = 0
 HANDED_OVER = 4096
 
 
-def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
-    """Lists of all points with small values, for some blocks of points at a time.
+def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
+    """Lists of some points with small values, for some blocks of points at a time.
 
     Parameters
     ----------
     points : Points (N, D), on the CPU
     k : int
     memory : int
-        Bytes that lists may take. Where those of all points fit, each pair of points is looked at
-        once, for both; else twice.
+        Bytes that lists may take. Where those of all points are asked for, and fit, each pair of
+        points is looked at once, for both; else twice.
+    start, stop : int
+        The points.
     """
-    n = len(points)
+    n = stop - start
     ready = packed(points)
-    products, order, everyone = ready.products, ready.order, ready.points
+    products, everyone = ready.products, ready.points
     log.info("candidates by products of %s", products.name)
-    limits, capacity = _first_limits(products, everyone, k)
+    own, order = everyone, ready.order
+    if n < len(points):
+        # In the same order, so that those near each other are near each other here, too.
+        order = order[(order >= start) & (order < stop)]
+        own = products.pack(points.host, order)
+    limits, capacity = _first_limits(points, products, own, k)
     block = -(-n // (max(1, round(n / BLOCK)) * LANES)) * LANES
     check_free(8 * capacity * block, f"lists for the {k} neighbours of {block} images")
-    spans = list(blocks(everyone.padded, block))
+    spans, others = list(blocks(own.padded, block)), list(blocks(everyone.padded, block))
     count = len(spans)
-    whole = 8 * capacity * n <= memory
+    whole = own is everyone and 8 * capacity * n <= memory
     at_once = count if whole else max(1, memory // LESS // (8 * capacity * block))
-    pairs = count * (count + 1) // 2 if whole else count**2
+    pairs = count * (count + 1) // 2 if whole else count * len(others)
     with tqdm(total=pairs, desc="neighbours", unit="pair", disable=None) as bar:
-        for start in range(0, count, at_once):
-            own = range(start, min(count, start + at_once))
-            lists = _Lists(limits, order, slice(spans[own[0]][0], spans[own[-1]][1]), capacity)
+        for first in range(0, count, at_once):
+            some = range(first, min(count, first + at_once))
+            part = slice(spans[some[0]][0], spans[some[-1]][1])
+            lists = _Lists(limits, order, ready.order, part, capacity)
 
             def work(pair: tuple[int, int], lists: _Lists = lists) -> None:
-                (top, bottom), (first, last) = (spans[i] for i in pair)
-                tile = torch.empty(TILE_ROWS, last - first)
+                (top, bottom), (left, right) = spans[pair[0]], others[pair[1]]
+                tile = torch.empty(TILE_ROWS, right - left)
                 for a, b in blocks(bottom - top, TILE_ROWS):
-                    values = products.values(everyone, top + a, everyone, first, tile[: b - a])
-                    lists.collect(values, top + a, first, both=whole and pair[0] != pair[1])
+                    values = products.values(own, top + a, everyone, left, tile[: b - a])
+                    lists.collect(values, top + a, left, both=whole and pair[0] != pair[1])
 
             with threads() as pool:
-                for together in _tournament(count) if whole else _each_with_all(own, count):
+                for together in _tournament(count) if whole else _each_with_all(some, len(others)):
                     for _ in pool.map(work, together):
                         bar.update()
-            yield from lists.proposals(products.bound(everyone, everyone))
+            yield from lists.proposals(products.bound(own, everyone))
 
 
-def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.ndarray, int]:
-    """A limit for each point, read off some points, (n,) float32; and how long lists should be.
+def _first_limits(
+    points: Points, products: Products, own: Operand, k: int
+) -> tuple[np.ndarray, int]:
+    """A limit for each of some points, read off others, (n,) float32; how long lists should be.
 
     It is so high that hardly a point has fewer than k others below its own.
     """
-    points, n = products.points, everyone.count
+    count, n = own.count, len(points)
     # None of those that fill up the last tile gets a neighbour.
-    limits = np.full(everyone.padded, -np.inf, dtype=np.float32)
-    limits[:n] = np.inf
+    limits = np.full(own.padded, -np.inf, dtype=np.float32)
+    limits[:count] = np.inf
     sampled = min(max(SAMPLE, n // ONE_OF), n) // LANES * LANES
     want = k * sampled / n
     rank = int(want + 2.33 * want**0.5 + 3)
@@ -105,10 +115,10 @@ def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.nda
         least = np.full((stop - start, groups), np.inf, dtype=np.float32)
         for first, last in blocks(sampled, width):
             tile = space[: (stop - start) * (last - first)].view(stop - start, -1)
-            kernels.least_of_groups(products.values(everyone, start, sample, first, tile), least)
-        kernels.rank_limits(least[: n - start], rank, limits[start:stop])
+            kernels.least_of_groups(products.values(own, start, sample, first, tile), least)
+        kernels.rank_limits(least[: count - start], rank, limits[start:stop])
 
-    parts = list(blocks(everyone.padded, TILE_ROWS))
+    parts = list(blocks(own.padded, TILE_ROWS))
     with threads() as pool:
         reading = pool.map(read, parts)
         for _ in tqdm(reading, desc="limits", unit="tile", total=len(parts), disable=None):
@@ -117,10 +127,12 @@ def _first_limits(products: Products, everyone: Operand, k: int) -> tuple[np.nda
 
 
 class _Lists:
-    """The lists of some consecutive points of an order."""
+    """The lists of some consecutive points of an order, of points of another order or the same."""
 
-    def __init__(self, limits: np.ndarray, order: Tensor, part: slice, capacity: int) -> None:
-        self.offset, self.names = part.start, order.numpy()
+    def __init__(
+        self, limits: np.ndarray, order: Tensor, others: Tensor, part: slice, capacity: int
+    ) -> None:
+        self.offset, self.rows, self.names = part.start, order[part], others.numpy()
         self.limits = limits[part]
         self.entries = np.empty((len(self.limits), capacity), np.int64)
         self.fill = np.zeros(len(self.limits), np.int32)
@@ -130,12 +142,11 @@ class _Lists:
         kernels.collect(values, *where, self.limits, both, self.names, self.entries, self.fill)
 
     def proposals(self, bound: Bound) -> Iterator[Proposal]:
-        rows = torch.from_numpy(self.names[self.offset : self.offset + len(self.fill)])
-        for a, b in blocks(len(rows), HANDED_OVER):
+        for a, b in blocks(len(self.rows), HANDED_OVER):
             entries, fill, limits = (
                 torch.from_numpy(g[a:b]) for g in (self.entries, self.fill, self.limits)
             )
-            yield Proposal(rows[a:b], entries, fill, limits, bound)
+            yield Proposal(self.rows[a:b], entries, fill, limits, bound)
 
 
 def _tournament(count: int) -> Iterator[list[tuple[int, int]]]:
@@ -152,7 +163,7 @@ def _tournament(count: int) -> Iterator[list[tuple[int, int]]]:
         players = [players[0], players[-1], *players[1:-1]]
 
 
-def _each_with_all(own: range, count: int) -> Iterator[list[tuple[int, int]]]:
-    """Each of some blocks with every block, in rounds in which no two share a row's block."""
-    for j in range(count):
+def _each_with_all(own: range, others: int) -> Iterator[list[tuple[int, int]]]:
+    """Each of some blocks with every other, in rounds in which no two share a row's block."""
+    for j in range(others):
         yield [(i, j) for i in own]

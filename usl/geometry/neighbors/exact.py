@@ -74,6 +74,11 @@ class Neighbors:
     recall: float = 1.0
 
     @property
+    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What has a row for each point."""
+        return self.distances, self.indices, self.mean_distances
+
+    @property
     def density(self) -> Tensor:
         """1 / mean kNN distance, (N,), float64; these are clamped from below at 1e-12."""
         return 1.0 / self.mean_distances.clamp_min(SMALLEST)
@@ -163,26 +168,69 @@ def backend_of(name: str, points: Points | None = None) -> str:
 
 
 def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
-    n, used = len(points), backend_of(name, points)
+    used, engine = backend_of(name, points), points.engine
     if name == "auto":
         log.info("neighbours by %s", used)
-    result = _empty(n, k)
-    settle = _settle_all
-    if used != "torch" and points.device.type == "cpu" and jit.works():
-        from usl.geometry.neighbors.settling import settle
-    tiles = _tiles(points)
-    proposals = BACKENDS[used](points, k, memory or (_lists() if used == "compiled" else tiles))
-    rest = _settled(points, proposals, settle, k, result)
-    if used != "torch":
-        # Rows whose candidates were too few, or too alike for the error of their values.
-        proposals = torch_backend.propose(points, k, tiles, rows=rest)
-        rest = _settled(points, proposals, _settle_all, k, result)
-    _settle_rest(points, rest.to(points.device), k, result)
+    cuts = engine.cut(len(points))
+    tasks = ((points.handle, *cut, k, used, memory) for cut in cuts)
+    found = engine.map(_search, tasks)
+    result: Neighbors
+    if len(cuts) == 1:
+        (result,) = found
+    else:
+        result = _empty(len(points), k)
+        for cut, part in zip(cuts, tqdm(found, **_bar(len(cuts))), strict=True):
+            for to, values in zip(result.columns, part.columns, strict=True):
+                to[slice(*cut)] = values
     if used in APPROXIMATE:
         recall = _recall(points, k, result.indices)
         log.warning("%s is approximate: it found %.2f %% of the neighbours", used, 100 * recall)
         return replace(result, recall=recall)
     return result
+
+
+def _bar(total: int) -> dict[str, Any]:
+    return {"desc": "neighbours", "unit": "task", "total": total, "disable": None}
+
+
+def _search(
+    points: Points, start: int, stop: int, k: int, used: str, memory: int | None
+) -> Neighbors:
+    """The neighbours of some points."""
+    part = _Part(points, start, _empty(stop - start, k))
+    settle = _settle_all
+    if used != "torch" and points.device.type == "cpu" and jit.works():
+        from usl.geometry.neighbors.settling import settle
+    tiles = _tiles(points)
+    with full_precision():
+        wanted = memory or (_lists() if used == "compiled" else tiles)
+        proposals = BACKENDS[used](points, k, wanted, start, stop)
+        rest = _settled(part, proposals, settle)
+        if used != "torch":
+            # Rows whose candidates were too few, or too alike for the error of their values.
+            proposals = torch_backend.propose_rows(points, k, tiles, rest)
+            rest = _settled(part, proposals, _settle_all)
+        _settle_rest(part, rest.to(points.device))
+    return part.found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What has been found of some points, from ``start`` on."""
+
+    points: Points
+    start: int
+    found: Neighbors
+
+    @property
+    def k(self) -> int:
+        return self.found.distances.shape[1]
+
+    def store(self, rows: Tensor, distances: Tensor, indices: Tensor) -> None:
+        where = rows.cpu() - self.start
+        self.found.distances[where] = distances.float().cpu()
+        self.found.indices[where] = indices.cpu()
+        self.found.mean_distances[where] = (fold_sum(distances.clone()) / self.k).cpu()
 
 
 def _empty(n: int, k: int) -> Neighbors:
@@ -209,21 +257,19 @@ def _recall(points: Points, k: int, indices: Tensor) -> float:
     drawn = np.random.RandomState(0).choice(n, min(n, MEASURED), replace=False)
     rows = torch.from_numpy(drawn)
     found = 0
-    for proposal in torch_backend.propose(points, k, _tiles(points), rows=rows):
+    for proposal in torch_backend.propose_rows(points, k, _tiles(points), rows):
         _, nearest, _ = _settle_all(points, proposal, k)
         pairs = zip(proposal.rows.tolist(), nearest.cpu(), strict=True)
         found += sum(int(torch.isin(indices[row], exact).sum()) for row, exact in pairs)
     return found / (k * len(rows))
 
 
-def _settled(
-    points: Points, proposals: Iterator[Proposal], settle: Settle, k: int, result: Neighbors
-) -> Tensor:
+def _settled(part: _Part, proposals: Iterator[Proposal], settle: Settle) -> Tensor:
     """Store the nearest of each row's candidates; the rows where one left out may be nearer."""
     rest = [torch.empty(0, dtype=torch.int64)]
     for proposal in proposals:
-        distances, indices, settled = settle(points, proposal, k)
-        _store(result, proposal.rows, distances, indices)
+        distances, indices, settled = settle(part.points, proposal, part.k)
+        part.store(proposal.rows, distances, indices)
         rest.append(proposal.rows[~settled])
     return torch.cat(rest)
 
@@ -237,8 +283,9 @@ def _find_distinct(
     one that is as far away as the last of them, but not among them, comes behind all of them.
     """
     few = min(k, len(distinct))
-    result = _empty(len(points), k)
-    found = _find(Points(points.host[distinct], points.device), few, name, memory)
+    part = _Part(points, 0, _empty(len(points), k))
+    alone = Points(points.host[distinct], points.device, engine=points.engine)
+    found = _find(alone, few, name, memory)
     order = torch.argsort(first, stable=True)
     sizes = torch.bincount(first, minlength=len(points))[distinct]
     begins = sizes.cumsum(0) - sizes
@@ -255,8 +302,8 @@ def _find_distinct(
         rank = torch.argsort(copies, stable=True)
         rank = rank[torch.argsort(exact[rank], stable=True)][:k]
         members = order[begin : begin + size]
-        _store(result, members, exact[rank].expand(size, -1), copies[rank].expand(size, -1))
-    return replace(result, recall=found.recall)
+        part.store(members, exact[rank].expand(size, -1), copies[rank].expand(size, -1))
+    return replace(part.found, recall=found.recall)
 
 
 def _settle_all(points: Points, proposal: Proposal, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -285,11 +332,12 @@ def _reach(points: Points, bound: Bound, rows: Tensor, farthest: Tensor) -> Tens
     return bound.reach(length, farthest / points.scale**2)
 
 
-def _settle_rest(points: Points, rows: Tensor, k: int, result: Neighbors) -> None:
+def _settle_rest(part: _Part, rows: Tensor) -> None:
     """Rows whose candidates may miss a neighbour: take every point within reach instead.
 
     Points that are the same vector have the same neighbours, so each vector is treated once.
     """
+    points, k = part.points, part.k
     if not len(rows):
         return
     _, groups = torch.unique(points.exact[rows], dim=0, return_inverse=True)
@@ -297,14 +345,13 @@ def _settle_rest(points: Points, rows: Tensor, k: int, result: Neighbors) -> Non
     sizes = torch.bincount(groups).tolist()
     for members in tqdm(order.split(sizes), desc="near ties", unit="row", disable=None):
         row = rows[members[:1]]
-        farthest = squared_distances(
-            points.exact[result.indices[row.cpu(), -1].to(points.device)], points.exact[row]
-        )
+        last = part.found.indices[row.cpu() - part.start, -1].to(points.device)
+        farthest = squared_distances(points.exact[last], points.exact[row])
         approximate = torch.addmv(points.norms, points.fast, points.fast[row[0]], alpha=-2)
         approximate += points.norms[row]
         candidates = (approximate <= _reach(points, points.bound, row, farthest)).nonzero().T
         distances, indices = _settle_long(points, row, candidates, k)
-        _store(result, rows[members], distances, indices)
+        part.store(rows[members], distances, indices)
 
 
 def _settle_long(points: Points, row: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -316,19 +363,11 @@ def _settle_long(points: Points, row: Tensor, candidates: Tensor, k: int) -> tup
     return distances[None, :k], candidates[0][order[:k]][None]
 
 
-def _store(result: Neighbors, rows: Tensor, distances: Tensor, indices: Tensor) -> None:
-    k = distances.shape[1]
-    where = rows.cpu()
-    result.distances[where] = distances.float().cpu()
-    result.indices[where] = indices.cpu()
-    result.mean_distances[where] = (fold_sum(distances.clone()) / k).cpu()
-
-
-def _compiled(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+def _compiled(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
     # Imports numba, which takes its time.
     from usl.geometry.neighbors.compiled import propose
 
-    return propose(points, k, memory)
+    return propose(points, k, memory, start, stop)
 
 
 BACKENDS: dict[str, Backend] = {

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry.neighbors.proposal import Proposal, listed, width_for
-from usl.geometry.points import Points, blocks
+from usl.geometry.points import Points
 
 # Rows of one proposal.
 HANDED_OVER = 16384
@@ -35,7 +36,7 @@ def check() -> Any:
     return faiss
 
 
-def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
     """The points with the smallest float32 distances, a few more than k.
 
     Parameters
@@ -44,6 +45,8 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     k : int
     memory : int
         Not used: faiss has its own blocks.
+    start, stop : int
+        The points to find candidates for.
 
     Notes
     -----
@@ -51,10 +54,11 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     """
     faiss, fast = check(), points.fast.numpy()
     width = width_for(k, len(points))
-    yield from _proposals(points, width, lambda rows, width: faiss.knn(rows, fast, width))
+    rows = torch.arange(start, stop)
+    yield from _proposals(points, rows, width, lambda some, width: faiss.knn(some, fast, width))
 
 
-def propose_some(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+def propose_some(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
     """The k nearest among the points of nearby cells (IVF): not exact.
 
     Parameters as for :func:`propose`. Rows for which the cells have fewer than k points are left to
@@ -67,17 +71,16 @@ def propose_some(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     index.train(fast)
     index.add(fast)
     index.nprobe = max(LEAST, round(SEARCHED * index.nlist))
-    for proposal in _proposals(points, k, index.search):
+    for proposal in _proposals(points, torch.arange(start, stop), k, index.search):
         # What other cells hold is not asked for.
         proposal.left_out.fill_(torch.inf)
         proposal.left_out[proposal.fill < k] = -torch.inf
         yield proposal
 
 
-def _proposals(points: Points, width: int, search: Search) -> Iterator[Proposal]:
+def _proposals(points: Points, rows: Tensor, width: int, search: Search) -> Iterator[Proposal]:
     check().omp_set_num_threads(torch.get_num_threads())
     fast = points.fast.numpy()
-    starts = list(blocks(len(points), HANDED_OVER))
-    for start, stop in tqdm(starts, desc="neighbours", unit="block", disable=None):
-        values, indices = (torch.from_numpy(a) for a in search(fast[start:stop], width))
-        yield listed(points, torch.arange(start, stop), values, indices)
+    for some in tqdm(torch.split(rows, HANDED_OVER), desc="neighbours", unit="block", disable=None):
+        values, indices = (torch.from_numpy(a) for a in search(fast[some.numpy()], width))
+        yield listed(points, some, values, indices)

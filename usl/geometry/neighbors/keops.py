@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry.neighbors.proposal import Proposal, listed, width_for
-from usl.geometry.points import Points, blocks
+from usl.geometry.points import Points
 
 # Rows of one proposal.
 HANDED_OVER = 16384
@@ -22,7 +22,7 @@ HANDED_OVER = 16384
 MOST = 1 << 24
 
 
-def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
+def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
     """The points with the smallest float32 distances, a few more than k.
 
     Parameters
@@ -31,6 +31,8 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     k : int
     memory : int
         Not used: no distances are kept.
+    start, stop : int
+        The points to find candidates for.
 
     Notes
     -----
@@ -40,10 +42,10 @@ def propose(points: Points, k: int, memory: int) -> Iterator[Proposal]:
     n, width = len(points), width_for(k, len(points))
     if n > MOST:
         raise InputError(f"`backend` keops counts in float32, up to {MOST} images; choose auto")
-    starts = list(blocks(n, HANDED_OVER))
-    for start, stop in tqdm(starts, desc="neighbours", unit="block", disable=None):
-        values, indices = _smallest(points.fast[start:stop], points.fast, width)
-        yield listed(points, torch.arange(start, stop), values, indices)
+    parts = torch.split(torch.arange(start, stop), HANDED_OVER)
+    for some in tqdm(parts, desc="neighbours", unit="block", disable=None):
+        values, indices = _smallest(points.fast[some.to(points.device)], points.fast, width)
+        yield listed(points, some, values, indices)
 
 
 def _smallest(x: Tensor, y: Tensor, width: int) -> tuple[Tensor, Tensor]:

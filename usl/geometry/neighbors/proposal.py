@@ -65,5 +65,5 @@ def indices_of(candidates: Tensor) -> Tensor:
     return candidates & 0xFFFFFFFF
 
 
-# (points, k, memory in bytes): candidates for all points, each once, in some order.
-Backend = Callable[[Points, int, int], Iterator[Proposal]]
+# (points, k, memory in bytes, start, stop): candidates for these points, each once, in some order.
+Backend = Callable[[Points, int, int, int, int], Iterator[Proposal]]

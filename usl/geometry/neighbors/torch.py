@@ -15,9 +15,7 @@ from usl.geometry.points import Points
 TILE_COLUMNS = 65536
 
 
-def propose(
-    points: Points, k: int, memory: int, *, rows: Tensor | None = None
-) -> Iterator[Proposal]:
+def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
     """The points with the smallest float32 distances, a few more than k, tile by tile.
 
     Parameters
@@ -26,23 +24,26 @@ def propose(
     k : int
     memory : int
         Bytes for one tile of distances.
-    rows : Tensor, int64, optional
-        The points to find candidates for; default all.
+    start, stop : int
+        The points to find candidates for.
 
     Notes
     -----
     The error is that of a float32 dot product of D terms, see :class:`usl.geometry.points.Points`.
     """
+    # Made once; for scattered rows its blocks are made as they are needed.
+    _ = points.fast
+    yield from propose_rows(points, k, memory, torch.arange(start, stop))
+
+
+def propose_rows(points: Points, k: int, memory: int, rows: Tensor) -> Iterator[Proposal]:
+    """:func:`propose` for some points (n,), int64."""
     n = len(points)
-    if rows is None:
-        # Made once; for some rows its blocks are made as they are needed.
-        _ = points.fast
-    wanted = torch.arange(n) if rows is None else rows
     width = width_for(k, n)
     rows_at_once = max(1, memory // (4 * min(n, TILE_COLUMNS)))
-    starts = range(0, len(wanted), rows_at_once)
+    starts = range(0, len(rows), rows_at_once)
     for start in tqdm(starts, desc="neighbours", unit="block", disable=None):
-        part = wanted[start : start + rows_at_once]
+        part = rows[start : start + rows_at_once]
         values, candidates = _smallest(points, part.to(points.device), width, memory)
         yield listed(points, part, values, candidates)
 

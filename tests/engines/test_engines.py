@@ -1,0 +1,114 @@
+"""Picks do not depend on where, and in how many pieces, they are computed."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from helpers import features
+
+from usl import InputError, Regularizer, select
+from usl.engines.local import LOCAL, Local
+from usl.engines.registry import ENGINES, engine_named
+from usl.geometry.kmeans import kmeans
+from usl.geometry.neighbors.exact import APPROXIMATE, BACKENDS, find_neighbors
+from usl.geometry.points import Points
+from usl.selectors.usl import pick
+
+
+class Pieces(Local):
+    """Runs each task on what travels: nothing but the bytes of its arguments."""
+
+    def __init__(self, rows):
+        self.rows, self.tasks = rows, 0
+
+    def put(self, value):
+        return Handle(pickle.dumps(value))
+
+    def call(self, function, *arguments):
+        self.tasks += 1
+        sent = pickle.loads(pickle.dumps((function, arguments)))
+        return self.put(
+            sent[0](*(pickle.loads(a.data) if isinstance(a, Handle) else a for a in sent[1]))
+        )
+
+    def map(self, function, tasks):
+        for arguments in tasks:
+            yield pickle.loads(self.call(function, *arguments).data)
+
+    def cut(self, n):
+        return [(a, min(a + self.rows, n)) for a in range(0, max(n, 1), self.rows)]
+
+
+class Handle:
+    def __init__(self, data):
+        self.data = data
+
+
+def same(one, other):
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+    )
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def way(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr("usl.geometry.jit.works", lambda: False)
+    return request.param
+
+
+@pytest.mark.parametrize("kind", ["sphere", "grid", "duplicates", "far"])
+def test_a_selection_in_pieces_is_that_of_one(way, kind):
+    x, engine = features(kind, 1511, 6), Pieces(400)
+    ours, theirs = Points(x), Points(x, engine=engine)
+    backend = "auto" if way == "torch" else "compiled"
+    near = find_neighbors(ours, 20, backend=backend)
+    assert same(near, find_neighbors(theirs, 20, backend=backend))
+    clusters = kmeans(ours, 40, seed=2, nonempty=40)
+    assert same(clusters, kmeans(theirs, 40, seed=2, nonempty=40))
+    for reg in (
+        Regularizer(rounds=4),
+        Regularizer(rounds=6, horizon="num", horizon_num=5, weight=2.0),
+        Regularizer(rounds=6, horizon="num", horizon_num=5, exclude_same_cluster=True),
+    ):
+        one, other = (pick(p, near.density, clusters.labels, 40, reg) for p in (ours, theirs))
+        assert torch.equal(one.indices, other.indices)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-8, atol=0)
+    # Each of the steps had a task for each piece, or more.
+    assert engine.tasks > 3 * 4
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS.keys() - set(APPROXIMATE)))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_backend_finds_the_neighbours_of_some_rows(backend, dtype):
+    x = features("sphere", 700, 5).astype(dtype)
+    expected = find_neighbors(x, 9, backend="torch")
+    for rows in (1, 130, 699):
+        if rows == 1 and backend == "keops":
+            # Compiles for each.
+            continue
+        assert same(expected, find_neighbors(Points(x, engine=Pieces(rows)), 9, backend=backend))
+
+
+def test_points_travel_with_their_space():
+    points = Points(features("far", 300, 4), length=2.0)
+    sent = pickle.loads(pickle.dumps(points))
+    assert torch.equal(sent.host, points.host) and sent.scale == points.scale
+    assert torch.equal(sent.fast, points.fast) and sent.bound == points.bound
+    assert sent.engine is LOCAL
+    part = points.part(20, 50)
+    assert torch.equal(part.fast, points.fast[20:50]) and points.part(0, 300) is points
+
+
+def test_unknown_engines_are_errors_that_list_the_known():
+    with pytest.raises(InputError, match=f"unknown `engine` 'rays'; .* {', '.join(ENGINES)}"):
+        engine_named("rays")
+    assert engine_named("local") is LOCAL
+
+
+def test_select_takes_points_of_an_engine():
+    x, engine = features("sphere", 600, 4), Pieces(250)
+    found = select(Points(x, engine=engine), 9, k=10)
+    assert engine.tasks and torch.equal(found.picks, select(x, 9, k=10).picks)
