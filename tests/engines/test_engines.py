@@ -11,7 +11,8 @@ from usl import InputError, Regularizer, select
 from usl.engines.local import LOCAL, Local
 from usl.engines.registry import ENGINES, engine_named
 from usl.geometry.kmeans import kmeans
-from usl.geometry.neighbors.exact import APPROXIMATE, BACKENDS, find_neighbors
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.neighbors.search import BACKENDS
 from usl.geometry.points import Points
 from usl.selectors.usl import pick
 
@@ -80,7 +81,7 @@ def test_a_selection_in_pieces_is_that_of_one(way, kind):
     assert engine.tasks > 3 * 4
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS.keys() - set(APPROXIMATE)))
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_backend_finds_the_neighbours_of_some_rows(backend, dtype):
     x = features("sphere", 700, 5).astype(dtype)
@@ -90,6 +91,13 @@ def test_every_backend_finds_the_neighbours_of_some_rows(backend, dtype):
             # Compiles for each.
             continue
         assert same(expected, find_neighbors(Points(x, engine=Pieces(rows)), 9, backend=backend))
+
+
+def test_cells_are_searched_in_pieces(monkeypatch):
+    monkeypatch.setattr("usl.geometry.neighbors.cells.POINTS", 60)
+    x = features("sphere", 700, 5)
+    ours, theirs = (Points(x, engine=engine) for engine in (LOCAL, Pieces(130)))
+    assert same(*(find_neighbors(points, 9, backend="cells") for points in (ours, theirs)))
 
 
 def test_points_travel_with_their_space():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.geometry.neighbors.exact import Neighbors
+from usl.geometry.neighbors.search import Neighbors
 from usl.geometry.points import Points, full_precision, squared_distances
 
 # Interquartile ranges below the lower quartile: Tukey's outer fence.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from usl.errors import InputError
 from usl.geometry import jit
-from usl.geometry.neighbors.exact import SMALLEST
+from usl.geometry.neighbors.search import SMALLEST
 from usl.geometry.points import (
     BLOCK_ROWS,
     SCRATCH,

@@ -11,7 +11,7 @@ import torch
 from usl.data.datasets import AnyDataset
 from usl.geometry.coverage import coverage_curve
 from usl.geometry.kmeans import Clusters
-from usl.geometry.neighbors.exact import Neighbors
+from usl.geometry.neighbors.search import Neighbors
 from usl.geometry.points import Points, squared_distances
 from usl.report.selection import (
     PICTURES,

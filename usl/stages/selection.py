@@ -17,12 +17,8 @@ from usl.data.folder import FolderDataset
 from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
-from usl.geometry.neighbors.exact import (
-    APPROXIMATE,
-    Neighbors,
-    backend_of,
-    find_neighbors,
-)
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.neighbors.search import APPROXIMATE, Neighbors, backend_of
 from usl.geometry.points import Points, as_features, oddities, unit_rows
 from usl.inference import Features, extract
 from usl.lists.copies import copy_picks
@@ -173,13 +169,13 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
     ]
     source: dict[str, Any] = {"features": features.fingerprint, "k": k}
     if backend in APPROXIMATE:
-        expected.append(Expected(f"recall_knns{suffix}.npy", (1,), low=0.0, high=1.0))
+        expected.append(Expected(f"recall_knns{suffix}.npy", (2,), low=0.0, high=1.0))
         source["backend"] = backend
 
     def compute() -> list[np.ndarray]:
         found = find_neighbors(points, k, backend=backend)
         exact = [found.distances.numpy(), found.indices.numpy(), found.mean_distances.numpy()]
-        return [*exact, np.array([found.recall])][: len(expected)]
+        return [*exact, np.array([found.recall, found.margin])][: len(expected)]
 
     with run.timed("neighbours"):
         distances, indices, mean_distances, *recall = run.cached(expected, source, compute)
@@ -190,13 +186,14 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
         torch.from_numpy(distances),
         torch.from_numpy(indices),
         torch.from_numpy(mean_distances).double(),
-        1.0 if not recall or recall[0] is None else float(recall[0][0]),
+        *(() if not recall or recall[0] is None else map(float, recall[0])),
     )
 
 
 def neighbors_fact(k: int, backend: str, found: Neighbors) -> str:
     """How many neighbours, and what an approximate backend has missed of them, for the report."""
-    missed = f", approximate ({backend}): {found.recall:.2%} of them found"
+    share = f"{100 * found.recall:.2f} ± {100 * found.margin:.2f} %"
+    missed = f", approximate ({backend}): {share} of them found"
     return f"{k}{missed if backend in APPROXIMATE else ''}"
 
 

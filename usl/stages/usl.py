@@ -78,7 +78,8 @@ def add_neighbors(c: CfgNode) -> CfgNode:
     """Settings of stages that search neighbours."""
     c.KNN = CfgNode()
     # Who searches neighbours: auto; torch; compiled, on CPUs and faster; keops; faiss. All find the
-    # same ones. Only faiss-ivf is approximate: what it misses is measured, and said in the report.
+    # same ones. Only cells, for more than a million images, is approximate: it looks into nearby
+    # cells, and what it misses is measured, and said in the report.
     c.KNN.BACKEND = "auto"
     return c
 

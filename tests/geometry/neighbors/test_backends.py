@@ -17,9 +17,10 @@ from usl.geometry import int16, products
 from usl.geometry.jit import works
 from usl.geometry.kmeans import kmeans
 from usl.geometry.memory import free_memory
-from usl.geometry.neighbors import compiled, exact, keops
-from usl.geometry.neighbors.exact import BACKENDS, backend_of, find_neighbors
+from usl.geometry.neighbors import compiled, keops, search
+from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.neighbors.proposal import indices_of
+from usl.geometry.neighbors.search import BACKENDS, backend_of
 from usl.geometry.points import Points, squared_distances
 from usl.geometry.products import Float32, Int16
 
@@ -105,7 +106,7 @@ def backend(request, monkeypatch):
 
 
 def test_every_backend_is_here_or_approximate():
-    assert {p.values[0][0] for p in WAYS} == BACKENDS.keys() - set(exact.APPROXIMATE)
+    assert {p.values[0][0] for p in WAYS} == BACKENDS.keys()
 
 
 @pytest.mark.parametrize(
@@ -208,29 +209,6 @@ def test_the_products_of_a_dot_product_use_up_much_of_the_bound_of_float32():
     assert 1e-3 < worst <= 1
 
 
-@pytest.mark.skipif(bool(have("faiss")), reason=have("faiss"))
-def test_what_an_approximate_backend_misses_is_measured(caplog):
-    x = features("sphere", 900, 20)
-    expected = find_neighbors(x, 30)
-    with caplog.at_level(logging.WARNING, "usl"):
-        logging.getLogger("usl").propagate = True
-        found = find_neighbors(x, 30, backend="faiss-ivf")
-    pairs = zip(found.indices.tolist(), expected.indices.tolist(), strict=True)
-    recall = sum(len(set(a) & set(b)) for a, b in pairs) / (900 * 30)
-    assert 0.3 < recall < 1 and found.recall == pytest.approx(recall)
-    assert f"faiss-ivf is approximate: it found {100 * recall:.2f} % of" in caplog.text
-    # What it gives are exact distances to those it found.
-    apart = squared_distances(torch.from_numpy(x)[:, None], torch.from_numpy(x)[found.indices])
-    assert torch.equal(found.distances, apart.float())
-    # That of distinct ones is that of their copies.
-    copied = find_neighbors(x.repeat(4, axis=0), 120, backend="faiss-ivf")
-    assert copied.recall < 1
-    # Of few points, cells may hold too few; then all are searched.
-    few = features("sphere", 60, 3)
-    found = find_neighbors(few, 50, backend="faiss-ivf")
-    assert torch.equal(found.indices, find_neighbors(few, 50).indices)
-
-
 @pytest.mark.slow
 def test_the_same_bits_for_every_number_of_threads_and_backend():
     x = features("sphere", 6000, 40)
@@ -249,17 +227,16 @@ def test_the_same_bits_for_every_number_of_threads_and_backend():
 
 def test_names():
     assert backend_of("auto") == "torch"
-    assert backend_of("auto", Points(np.zeros((exact.FEW, 1)))) == "compiled"
-    assert backend_of("auto", Points(np.zeros((exact.FEW - 1, 1)))) == "torch"
+    assert backend_of("auto", Points(np.zeros((search.FEW, 1)))) == "compiled"
+    assert backend_of("auto", Points(np.zeros((search.FEW - 1, 1)))) == "torch"
     with pytest.raises(InputError, match="unknown `backend` 'abacus'; choose one of auto, torch"):
         backend_of("abacus")
 
 
 def test_a_backend_that_is_not_there_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    for name in ("faiss", "faiss-ivf"):
-        with pytest.raises(InputError, match=r"is not installed: pip install 'usl\[faiss\]'"):
-            backend_of(name)
+    with pytest.raises(InputError, match=r"is not installed: pip install 'usl\[faiss\]'"):
+        backend_of("faiss")
     keops.check.cache_clear()
     wrong = torch.zeros(20, 5), torch.zeros(20, 5, dtype=torch.int64)
     monkeypatch.setattr(keops, "_smallest", lambda x, y, k: wrong)
@@ -288,7 +265,7 @@ def test_too_little_memory_is_said_before_the_search(monkeypatch):
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_without_a_compiler_that_works_torch_does_it(monkeypatch, caplog, missing):
-    many = Points(np.zeros((exact.FEW, 1)))
+    many = Points(np.zeros((search.FEW, 1)))
     works.cache_clear()
     with caplog.at_level(logging.INFO, "usl"):
         logging.getLogger("usl").propagate = True
