@@ -356,6 +356,8 @@ class Points:
     ) -> None:
         self.host, self.exact, self.centre, self.scale = host, exact, centre, scale
         self.engine = engine
+        # Whether points near each other are known to be near each other in their order.
+        self.together = False
         # Of float32 products of ``fast``: the standard bound for a dot product of D terms (Higham,
         # Accuracy and Stability of Numerical Algorithms, §3.1) and a few roundings more; and what
         # they lose below the smallest normal number.
@@ -379,6 +381,13 @@ class Points:
             return self
         some = slice(start, stop)
         return _points(self.host[some], self.exact[some], self.centre, self.scale)
+
+    def taken(self, rows: Tensor) -> Points:
+        """Some of these, rows (n,), int64, of which near ones are together, in the same space."""
+        host = self.host[rows]
+        found = _points(host, host.to(self.device), self.centre, self.scale)
+        found.together = True
+        return found
 
     def __len__(self) -> int:
         return len(self.host)

@@ -217,7 +217,7 @@ def near_together(points: Points) -> Tensor:
     By the nearest of some of them, which are walked from one to the nearest that is left.
     """
     n = len(points)
-    if n <= PIVOTS:
+    if n <= PIVOTS or points.together:
         return torch.arange(n)
     drawn = torch.from_numpy(np.random.RandomState(SEED).choice(n, PIVOTS, replace=False))
     pivots = points.shifted(points.host[drawn]).float()

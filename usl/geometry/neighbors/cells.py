@@ -18,7 +18,7 @@ from usl.geometry.neighbors.search import Neighbors, backend_of, empty, search
 from usl.geometry.points import Points, squared_distances
 
 # Points of a cell, about; and how many cells are searched for those of one, itself included.
-POINTS, SEARCHED = 4096, 16
+POINTS, SEARCHED = 1024, 16
 # So many points of each cell, about, train them, in so many iterations.
 TRAINED_ON, ITERATIONS = 64, 10
 
@@ -101,6 +101,6 @@ def _rows_of(searched: list[Tensor]) -> tuple[Tensor, int]:
 
 def _search(points: Points, rows: Tensor, count: int, k: int, memory: int | None) -> Neighbors:
     """The neighbours of the first of some rows among all of these."""
-    some = Points(points.host[rows], points.device)
+    some = points.taken(rows)
     found = search(some, 0, count, k, backend_of("auto", some), memory)
     return Neighbors(found.distances, rows[found.indices], found.mean_distances)
