@@ -17,7 +17,7 @@ FLOORS = [
     {"training"},
     {"encoders", "inference", "augment", "lists", "report"},
     {"selectors", "data", "models", "run", "cli"},
-    {"geometry", "config", "artifacts", "checkpoints"},
+    {"geometry", "config", "artifacts", "shards", "checkpoints"},
     {"metrics", "ranking", "distributed", "engines", "errors"},
 ]
 FILES = sorted((ROOT / "usl").rglob("*.py"))

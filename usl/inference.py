@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from usl.artifacts import load_array, save_array, save_text
 from usl.data.datasets import AnyDataset
 from usl.encoders.preprocess import Preprocess
 from usl.errors import InputError
-
-log = logging.getLogger("usl")
+from usl.shards import Shards
 
 # Batches of one shard. Batches and shards are always cut at the same rows, so that a feature
 # does not depend on where an earlier run stopped.
@@ -125,16 +120,15 @@ def extract(
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = batch_size * SHARD_BATCHES
     bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
-    if shards is not None:
-        _prepare(shards, source or {}, len(bounds))
-    paths = [
-        None if shards is None else shards / f"{number:05}.npy" for number in range(len(bounds))
+    store = None if shards is None else Shards(shards, source or {}, len(bounds), "features")
+    ready = [
+        None if store is None else _usable(store, number, skip_unreadable)
+        for number in range(len(bounds))
     ]
-    missing = [path is None or not _usable(path, skip_unreadable) for path in paths]
     batches = [
         (first, min(first + batch_size, stop))
-        for (start, stop), needed in zip(bounds, missing, strict=True)
-        if needed
+        for (start, stop), part in zip(bounds, ready, strict=True)
+        if part is None
         for first in range(start, stop, batch_size)
     ]
 
@@ -148,15 +142,14 @@ def extract(
     parts = []
     bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
     with closing(ahead(load, batches)) as loaded:
-        for (start, stop), path, needed in zip(bounds, paths, missing, strict=True):
-            if path is not None and not needed:
-                part = np.array(load_array(path, shape=(stop - start, None), kind="f"))
+        for number, ((start, stop), part) in enumerate(zip(bounds, ready, strict=True)):
+            if part is not None:
                 bar.update(stop - start)
             else:
                 some = islice(loaded, math.ceil((stop - start) / batch_size))
                 part = _encode(network, some, preprocess, device, precision, finite, bar)
-                if path is not None:
-                    save_array(path, part)
+                if store is not None:
+                    store.save(number, [part])
             parts.append(part)
     bar.close()
     features = np.concatenate(parts)
@@ -239,24 +232,9 @@ def at_once(x: Tensor) -> int:
     return max(1, CPU_PIXELS // (x.shape[-1] * x.shape[-2]))
 
 
-def _usable(path: Path, skip_unreadable: bool) -> bool:
-    """Whether a shard is there, and has no unreadable images where these are an error."""
-    if not path.exists():
-        return False
-    return skip_unreadable or not np.isnan(load_array(path, kind="f")[:, :1]).any()
-
-
-def _prepare(shards: Path, source: dict[str, Any], count: int) -> None:
-    """Keep the shards of an earlier, interrupted run if they are of the same source."""
-    made_from = shards / "source.json"
-    wanted = json.dumps(source, sort_keys=True)
-    if made_from.exists() and made_from.read_text(encoding="utf-8") == wanted:
-        done = len(list(shards.glob("[0-9]*.npy")))
-        log.info("features: %d of %d shards are there already", done, count)
-        return
-    try:
-        shutil.rmtree(shards, ignore_errors=True)
-        shards.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write {shards}: {error.strerror}") from None
-    save_text(made_from, wanted)
+def _usable(store: Shards, number: int, skip_unreadable: bool) -> np.ndarray | None:
+    """Features that are there, without unreadable images where these are an error."""
+    if not store.has(number):
+        return None
+    (shard,) = store.load(number)
+    return None if not skip_unreadable and np.isnan(shard[:, :1]).any() else shard

@@ -11,8 +11,9 @@ from usl import InputError, Regularizer, select
 from usl.engines.local import LOCAL, Local
 from usl.engines.registry import ENGINES, engine_named
 from usl.geometry.kmeans import kmeans
+from usl.geometry.neighbors.cells import search_cells
 from usl.geometry.neighbors.exact import find_neighbors
-from usl.geometry.neighbors.search import BACKENDS
+from usl.geometry.neighbors.search import BACKENDS, search
 from usl.geometry.points import Points
 from usl.selectors.usl import pick
 
@@ -98,6 +99,42 @@ def test_cells_are_searched_in_pieces(monkeypatch):
     x = features("sphere", 700, 5)
     ours, theirs = (Points(x, engine=engine) for engine in (LOCAL, Pieces(130)))
     assert same(*(find_neighbors(points, 9, backend="cells") for points in (ours, theirs)))
+
+
+class Halting(Local):
+    """Stops after some tasks that search neighbours."""
+
+    def __init__(self, after):
+        self.left, self.done = after, 0
+
+    def map(self, function, tasks):
+        for arguments in tasks:
+            if function in (search, search_cells):
+                if self.left == self.done:
+                    raise KeyboardInterrupt
+                self.done += 1
+            yield function(*arguments)
+
+    def cut(self, n):
+        return Pieces(150).cut(n)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cells"])
+def test_neighbours_that_were_stopped_go_on(monkeypatch, tmp_path, backend):
+    monkeypatch.setattr("usl.geometry.neighbors.cells.POINTS", 40)
+    monkeypatch.setattr("usl.geometry.neighbors.cells.TOGETHER", 4)
+    x = features("sphere", 700, 5)
+    expected = find_neighbors(x, 9, backend=backend)
+
+    def tasks(source, after=-1):
+        engine = Halting(after)
+        options = {"backend": backend, "shards": tmp_path / "s", "source": {"a": source}}
+        assert same(expected, find_neighbors(Points(x, engine=engine), 9, **options))
+        return engine.done
+
+    with pytest.raises(KeyboardInterrupt):
+        tasks(1, after=2)
+    assert [tasks(1), tasks(1), tasks(2)] == [3, 0, 5]
 
 
 def test_points_travel_with_their_space():

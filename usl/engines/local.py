@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+# Rows of a task: of neighbours seconds and more, so that starting it is nothing.
+ROWS = 1 << 18
+# Up to so many rows one task for all is faster.
+MANY = 1 << 20
+
 
 class Local:
     """Runs tasks in this process, one after the other; threads are theirs.
@@ -37,8 +42,9 @@ class Local:
             yield function(*arguments)
 
     def cut(self, n: int) -> list[tuple[int, int]]:
-        """(start, stop) of the rows of each task, of n rows; here all of them."""
-        return [(0, n)]
+        """(start, stop) of the rows of each task, of n rows; here all of them, unless many."""
+        step = max(n, 1) if n <= MANY else ROWS
+        return [(start, min(start + step, n)) for start in range(0, max(n, 1), step)]
 
 
 LOCAL = Local()

@@ -19,12 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usl.engines.local import Local
+from usl.engines.local import ROWS, Local
 from usl.errors import InputError
 
 VERSION = version("usl")
-# Rows of a task: of neighbours seconds and more, so that starting it is nothing.
-ROWS = 1 << 18
 # Seconds in which a cluster must answer.
 PATIENCE = 10.0
 # Tasks under way, for each that can run at once.

@@ -171,15 +171,18 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
     if backend in APPROXIMATE:
         expected.append(Expected(f"recall_knns{suffix}.npy", (2,), low=0.0, high=1.0))
         source["backend"] = backend
+    shards = None if run.folder is None else run.folder / f"knns{suffix}.partial"
 
     def compute() -> list[np.ndarray]:
-        found = find_neighbors(points, k, backend=backend)
+        found = find_neighbors(points, k, backend=backend, shards=shards, source=source)
         exact = [found.distances.numpy(), found.indices.numpy(), found.mean_distances.numpy()]
         return [*exact, np.array([found.recall, found.margin])][: len(expected)]
 
     with run.timed("neighbours"):
         distances, indices, mean_distances, *recall = run.cached(expected, source, compute)
         assert distances is not None and indices is not None
+        if shards is not None:
+            shutil.rmtree(shards, ignore_errors=True)
         if mean_distances is None:
             mean_distances = distances.mean(axis=1, dtype=np.float64)
     return Neighbors(

@@ -7,18 +7,20 @@ The inverted file of Jégou, Douze and Schmid, "Product quantization for nearest
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from usl.geometry.assignment import nearest_centroids
 from usl.geometry.kmeans import kmeans
-from usl.geometry.neighbors.search import Neighbors, backend_of, empty, search
+from usl.geometry.neighbors.search import Neighbors, backend_of, search
 from usl.geometry.points import Points, squared_distances
 
 # Points of a cell, about; and how many cells are searched for those of one, itself included.
 POINTS, SEARCHED = 1024, 16
+# Cells of a task.
+TOGETHER = 64
 # So many points of each cell, about, train them, in so many iterations.
 TRAINED_ON, ITERATIONS = 64, 10
 
@@ -38,7 +40,18 @@ class Cells:
     members: list[Tensor]
     nearest: Tensor
 
-    def searched(self, cell: int, k: int) -> list[Tensor]:
+    def groups(self) -> list[range]:
+        """The cells of each task."""
+        count = len(self.members)
+        return [range(a, min(a + TOGETHER, count)) for a in range(0, count, TOGETHER)]
+
+    def task(self, points: Points, group: range, k: int, memory: int | None) -> tuple[Any, ...]:
+        """The arguments of :func:`search_cells` for some cells."""
+        searched = [self._searched(cell, k) for cell in group]
+        rows = [(torch.cat(parts), len(parts[0])) for parts in searched]
+        return points.handle, rows, k, memory
+
+    def _searched(self, cell: int, k: int) -> list[Tensor]:
         """The points that are searched for those of a cell, its own first; k or more."""
         near: list[Tensor] = []
         count = 0
@@ -48,35 +61,6 @@ class Cells:
             near.append(self.members[other])
             count += len(near[-1])
         return near
-
-
-def find_in_cells(points: Points, k: int, memory: int | None) -> Neighbors:
-    """The k nearest of each point among those of its cell and the nearest cells.
-
-    Parameters
-    ----------
-    points : Points
-    k : int
-    memory : int, optional
-        Bytes for lists or tiles.
-
-    Returns
-    -------
-    Neighbors
-        Distances are exact; equal ones are in the order of the cells. The same for every engine.
-    """
-    cells = cells_of(points)
-    tasks = (
-        (points.handle, *_rows_of(cells.searched(cell, k)), k, memory)
-        for cell in range(len(cells.members))
-    )
-    found, result = points.engine.map(_search, tasks), empty(len(points), k)
-    with tqdm(total=len(points), desc="neighbours", unit="image", disable=None) as bar:
-        for members, part in zip(cells.members, found, strict=True):
-            for to, values in zip(result.columns, part.columns, strict=True):
-                to[members] = values
-            bar.update(len(members))
-    return result
 
 
 def cells_of(points: Points) -> Cells:
@@ -95,12 +79,33 @@ def cells_of(points: Points) -> Cells:
     return Cells(list(torch.split(order, sizes[used].tolist())), apart.argsort(dim=1, stable=True))
 
 
-def _rows_of(searched: list[Tensor]) -> tuple[Tensor, int]:
-    return torch.cat(searched), len(searched[0])
+def search_cells(
+    points: Points, cells: list[tuple[Tensor, int]], k: int, memory: int | None
+) -> Neighbors:
+    """The neighbours of the points of some cells, cell after cell.
+
+    Parameters
+    ----------
+    points : Points
+    cells : list of (Tensor (n,), int64, and int)
+        The points that are searched for those of each cell, which are the first so many.
+    k : int
+    memory : int, optional
+        Bytes for lists or tiles.
+
+    Returns
+    -------
+    Neighbors
+        Distances are exact; equal ones are in the order of the cells.
+    """
+    found = [_searched(points, rows, count, k, memory) for rows, count in cells]
+    distances, indices, means = (
+        torch.cat(columns) for columns in zip(*(part.columns for part in found), strict=True)
+    )
+    return Neighbors(distances, indices, means)
 
 
-def _search(points: Points, rows: Tensor, count: int, k: int, memory: int | None) -> Neighbors:
-    """The neighbours of the first of some rows among all of these."""
+def _searched(points: Points, rows: Tensor, count: int, k: int, memory: int | None) -> Neighbors:
     some = points.taken(rows)
     found = search(some, 0, count, k, backend_of("auto", some), memory)
     return Neighbors(found.distances, rows[found.indices], found.mean_distances)

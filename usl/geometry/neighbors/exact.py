@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.errors import InputError
-from usl.geometry.neighbors.cells import find_in_cells
+from usl.geometry.neighbors.cells import cells_of, search_cells
 from usl.geometry.neighbors.search import (
     APPROXIMATE,
     Neighbors,
@@ -25,6 +28,7 @@ from usl.geometry.neighbors.search import (
 )
 from usl.geometry.neighbors.torch import propose_rows
 from usl.geometry.points import Points, as_points, first_copies, full_precision, squared_distances
+from usl.shards import Shards
 
 log = logging.getLogger("usl")
 
@@ -53,6 +57,8 @@ def find_neighbors(
     backend: str = "auto",
     memory: int | None = None,
     device: str | torch.device = "cpu",
+    shards: Path | None = None,
+    source: dict[str, Any] | None = None,
 ) -> Neighbors:
     """Find the exact K nearest neighbours of every point under squared Euclidean distance.
 
@@ -68,6 +74,11 @@ def find_neighbors(
         Bytes for tiles or lists of the backend. The result does not depend on it.
     device : str or torch.device
         Where to compute, unless ``features`` are Points, which say so themselves.
+    shards : Path, optional
+        Folder where the results of finished tasks are kept, where there are several; those found
+        there are not computed again. The caller removes it once the neighbours are safe.
+    source : dict, optional
+        What the neighbours depend on. Shards of another source are discarded.
 
     Returns
     -------
@@ -87,26 +98,70 @@ def find_neighbors(
     with full_precision():
         if COPIES * len(distinct) <= len(points):
             return _find_distinct(points, k, backend, memory, first, distinct)
-        return _find(points, k, backend, memory)
+        return _find(points, k, backend, memory, shards, source)
 
 
-def _find(points: Points, k: int, name: str, memory: int | None) -> Neighbors:
+def _find(
+    points: Points,
+    k: int,
+    name: str,
+    memory: int | None,
+    shards: Path | None = None,
+    source: dict[str, Any] | None = None,
+) -> Neighbors:
     if name in APPROXIMATE:
-        return _measured(points, find_in_cells(points, k, memory))
-    used, engine = backend_of(name, points), points.engine
+        cells = cells_of(points)
+        groups = cells.groups()
+        rows = [torch.cat([cells.members[cell] for cell in group]) for group in groups]
+        tasks = [partial(cells.task, points, group, k, memory) for group in groups]
+        found = _each(points, search_cells, rows, tasks, k, shards, source)
+        return _measured(points, found)
+    used, cuts = backend_of(name, points), points.engine.cut(len(points))
     if name == "auto":
         log.info("neighbours by %s", used)
-    cuts = engine.cut(len(points))
-    tasks = ((points.handle, *cut, k, used, memory) for cut in cuts)
-    found = engine.map(search, tasks)
-    if len(cuts) == 1:
+    rows = [torch.arange(*cut) for cut in cuts]
+    tasks = [partial(_task, points, cut, k, used, memory) for cut in cuts]
+    return _each(points, search, rows, tasks, k, shards, source)
+
+
+def _task(
+    points: Points, cut: tuple[int, int], k: int, used: str, memory: int | None
+) -> tuple[Any, ...]:
+    """The arguments of :func:`search`."""
+    return points.handle, *cut, k, used, memory
+
+
+def _each(
+    points: Points,
+    work: Callable[..., Neighbors],
+    rows: list[Tensor],
+    tasks: Sequence[Callable[[], tuple[Any, ...]]],
+    k: int,
+    shards: Path | None,
+    source: dict[str, Any] | None,
+) -> Neighbors:
+    """What tasks find, each for some rows; from ``shards`` what is there."""
+    store = None
+    if shards is not None and len(tasks) > 1:
+        store = Shards(shards, source or {}, len(tasks), "neighbours")
+    missing = [number for number in range(len(tasks)) if store is None or not store.has(number)]
+    found = points.engine.map(work, (tasks[number]() for number in missing))
+    if len(tasks) == 1 and work is search:
         only: Neighbors = next(found)
         return only
     result = empty(len(points), k)
-    bar = tqdm(found, desc="neighbours", unit="task", total=len(cuts), disable=None)
-    for cut, part in zip(cuts, bar, strict=True):
-        for to, values in zip(result.columns, part.columns, strict=True):
-            to[slice(*cut)] = values
+    with tqdm(total=len(points), desc="neighbours", unit="image", disable=None) as bar:
+        for number, where in enumerate(rows):
+            if number in missing:
+                columns = next(found).columns
+                if store is not None:
+                    store.save(number, [column.numpy() for column in columns])
+            else:
+                assert store is not None
+                columns = tuple(map(torch.from_numpy, store.load(number)))
+            for to, values in zip(result.columns, columns, strict=True):
+                to[where] = values
+            bar.update(len(where))
     return result
 
 
