@@ -10,7 +10,7 @@ from helpers import SIDE, make_folder
 from usl import InputError
 from usl.data.datasets import ImageDataset, open_dataset
 from usl.encoders.preprocess import NORMALIZATION, Preprocess
-from usl.inference import SHARD_BATCHES, ahead, extract
+from usl.inference import SHARD_BATCHES, extract
 from usl.models.resnet_cifar import PretextEncoder, small_resnet
 
 MEAN, STD = NORMALIZATION["imagenet"]
@@ -83,28 +83,6 @@ def test_extraction_of_a_folder_goes_on_where_it_stopped(folder_images, tmp_path
     first = some.folder / some.paths[0]
     first.unlink()  # its shard is there already
     assert np.array_equal(extract(encoder, some, **options, **shards), whole)
-
-
-def test_two_blocks_are_loaded_ahead():
-    loaded, seen = [], []
-
-    def load(item):
-        loaded.append(item)
-        if item == 4:
-            raise InputError("four")
-        return item * 10
-
-    assert list(ahead(load, [])) == []
-    blocks = ahead(load, range(9))
-    with pytest.raises(InputError, match="four"):
-        for block in blocks:
-            seen.append(block)
-    assert seen == [0, 10, 20, 30] and loaded[:5] == [0, 1, 2, 3, 4] and len(loaded) <= 7
-    loaded.clear()
-    blocks = ahead(load, range(4))
-    assert next(blocks) == 0
-    blocks.close()
-    assert len(loaded) <= 2
 
 
 def test_rows_of_broken_files_are_nan_where_they_may_be(tmp_path):

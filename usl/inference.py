@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,20 +16,16 @@ from tqdm import tqdm
 
 from usl.data.datasets import AnyDataset
 from usl.encoders.preprocess import Preprocess
+from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
 from usl.shards import Shards
 
 # Batches of one shard. Batches and shards are always cut at the same rows, so that a feature
 # does not depend on where an earlier run stopped.
 SHARD_BATCHES = 8
-# Batches that are decoded before the network wants them.
-AHEAD = 2
 # Pixels that go through a network at once on a CPU: ten images of 224 × 224.
 CPU_PIXELS = 1 << 19
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,7 @@ def extract(
     finite: bool = False,
     shards: Path | None = None,
     source: dict[str, Any] | None = None,
+    engine: Local = LOCAL,
     quiet: bool = False,
 ) -> np.ndarray:
     """Run a frozen network over a data set.
@@ -98,6 +92,8 @@ def extract(
         removes it once the features are safe.
     source : dict, optional
         What the features depend on. Shards of another source are discarded.
+    engine : Local or another engine
+        Where images are decoded and shown to the network.
     quiet : bool
         Show no progress.
 
@@ -117,7 +113,6 @@ def extract(
         raise InputError(
             f"unknown `precision` {precision!r}; choose one of {', '.join(PRECISIONS)}"
         )
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = batch_size * SHARD_BATCHES
     bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     store = None if shards is None else Shards(shards, source or {}, len(bounds), "features")
@@ -132,24 +127,23 @@ def extract(
         for first in range(start, stop, batch_size)
     ]
 
-    def load(batch: tuple[int, int]) -> Batch:
-        unreadable: list[int] | None = [] if skip_unreadable else None
-        images = preprocess.read(dataset, *batch, unreadable=unreadable)
-        if torch.device(device).type == "cuda":
-            images = images.pin_memory()
-        return Batch(batch[0], images, [row - batch[0] for row in sorted(unreadable or [])])
-
+    load = Load(dataset, preprocess, skip_unreadable)
+    encode = Encode(network, preprocess, precision, finite)
     parts = []
     bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
-    with closing(ahead(load, batches)) as loaded:
+    with closing(engine.pipeline(load, encode, batches, device)) as encoded:
         for number, ((start, stop), part) in enumerate(zip(bounds, ready, strict=True)):
-            if part is not None:
-                bar.update(stop - start)
-            else:
-                some = islice(loaded, math.ceil((stop - start) / batch_size))
-                part = _encode(network, some, preprocess, device, precision, finite, bar)
+            if part is None:
+                some = []
+                for found in islice(encoded, math.ceil((stop - start) / batch_size)):
+                    some.append(found)
+                    bar.update(len(found))
+                # One wait for the device a shard.
+                part = torch.cat(some).cpu().numpy()
                 if store is not None:
                     store.save(number, [part])
+            else:
+                bar.update(stop - start)
             parts.append(part)
     bar.close()
     features = np.concatenate(parts)
@@ -170,56 +164,59 @@ class Batch:
     unreadable: list[int]
 
 
-def ahead(load: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
-    """``load`` each item in turn, two ahead of the caller, in a thread."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        waiting = deque(pool.submit(load, item) for item in items[:AHEAD])
-        for item in items[AHEAD:]:
-            waiting.append(pool.submit(load, item))
-            yield waiting.popleft().result()
-        for last in waiting:
-            yield last.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+@dataclass(frozen=True)
+class Load:
+    """Images from a row on up to another, as the network wants them before normalisation."""
+
+    dataset: AnyDataset
+    preprocess: Preprocess
+    skip_unreadable: bool
+
+    def __call__(self, rows: tuple[int, int]) -> Batch:
+        """Read them; an image that cannot be read is an error, or black."""
+        unreadable: list[int] | None = [] if self.skip_unreadable else None
+        images = self.preprocess.read(self.dataset, *rows, unreadable=unreadable)
+        return Batch(rows[0], images, [row - rows[0] for row in sorted(unreadable or [])])
 
 
-@torch.inference_mode()
-def _encode(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    preprocess: Preprocess,
-    device: torch.device | str,
-    precision: str,
-    finite: bool,
-    bar: tqdm[Any],
-) -> np.ndarray:
-    """Features of batches of images."""
-    kind = torch.device(device).type
-    autocast = torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32")
-    parts = []
-    for batch in batches:
-        x = preprocess.normalize(batch.images.to(device, non_blocking=True))
-        if not preprocess.native:
+@dataclass(frozen=True)
+class Encode:
+    """A frozen network that is shown batches of images."""
+
+    network: nn.Module
+    preprocess: Preprocess
+    precision: str
+    finite: bool
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network there."""
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch, device: torch.device | str) -> Tensor:
+        """Features (n, D), float32, on the device."""
+        kind = torch.device(device).type
+        autocast = torch.autocast(
+            kind, getattr(torch, self.precision), enabled=self.precision != "float32"
+        )
+        images = batch.images.pin_memory() if kind == "cuda" else batch.images
+        x = self.preprocess.normalize(images.to(device, non_blocking=True))
+        if not self.preprocess.native:
             x = x.contiguous(memory_format=torch.channels_last)
         # Without TF32, whose products are right to three digits only.
         with autocast, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            found = torch.cat([network(some).float() for some in torch.split(x, at_once(x))])
+            found = torch.cat([self.network(s).float() for s in torch.split(x, at_once(x))])
         kept = torch.ones(len(found), dtype=torch.bool, device=found.device)
         kept[batch.unreadable] = False
         wrong = ~torch.isfinite(found.flatten(1)).all(dim=1) & kept
-        if finite and wrong.any():
+        if self.finite and wrong.any():
             raise InputError(
                 "the network makes NaN or infinite features of image "
                 f"{batch.first + int(wrong.nonzero()[0, 0])}; set `precision` float32, or choose "
                 "another checkpoint"
             )
         found[~kept] = torch.nan
-        parts.append(found)
-        bar.update(len(x))
-    # One wait for the device a shard.
-    features: np.ndarray = torch.cat(parts).cpu().numpy()
-    return features
+        return found
 
 
 def at_once(x: Tensor) -> int:

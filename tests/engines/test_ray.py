@@ -1,5 +1,6 @@
 """The same picks on the nodes of a Ray cluster, also when one of them goes."""
 
+import shutil
 import socket
 import sys
 from operator import mul
@@ -10,11 +11,14 @@ import torch
 from helpers import features
 
 from usl import InputError, Regularizer
+from usl.data.datasets import open_dataset
+from usl.encoders.registry import Request, build_encoder
 from usl.engines import ray as engine_module
 from usl.engines.ray import Ray
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points, check_budget
+from usl.inference import extract
 from usl.selectors.usl import pick
 
 ray = pytest.importorskip("ray")
@@ -103,6 +107,54 @@ def test_a_script_chooses_the_same_on_a_cluster(cluster, script, tmp_path, capsy
     for name in ("selected.csv", "ind_knns.npy", "cluster_labels_20_1.npy"):
         one, other = (tmp_path / engine / name for engine in ("local", "ray"))
         assert one.exists() and one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "memory"])
+def test_images_are_embedded_on_the_nodes(cluster, image_folder, tmp_path, kind):
+    if kind == "memory":
+        images = open_dataset("digits", tmp_path).part(0, 50)
+    else:
+        images = open_dataset("images", as_archive(image_folder, tmp_path / f"x.{kind}"), workers=1)
+    encoder = build_encoder("pixels", Request(images=images))
+    options = {"preprocess": encoder.preprocess, "batch_size": 3, "quiet": True}
+    ours = extract(encoder.network, images, **options)
+    theirs = extract(encoder.network, images, engine=engine(cluster), **options)
+    assert len(ours) > 3 * 3 and np.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_node_that_goes_while_images_are_embedded_changes_nothing(cluster, tmp_path):
+    images = open_dataset("digits", tmp_path)
+    encoder = build_encoder("pixels", Request(images=images))
+    options = {"preprocess": encoder.preprocess, "batch_size": 20, "quiet": True}
+    node = cluster.add_node(num_cpus=1)
+
+    class Leaving(Ray):
+        def pipeline(self, *given):
+            for number, found in enumerate(super().pipeline(*given)):
+                if number == 3:
+                    cluster.remove_node(node)
+                yield found
+
+    theirs = extract(encoder.network, images, engine=Leaving(cluster.address, rows=ROWS), **options)
+    assert np.allclose(theirs, extract(encoder.network, images, **options), atol=1e-5)
+
+
+def test_an_image_that_cannot_be_read_is_an_error_of_this_machine(cluster, image_folder, tmp_path):
+    images = open_dataset("images", as_archive(image_folder, tmp_path / "x.folder"), workers=1)
+    (images.folder / images.paths[5]).write_bytes(b"no image")
+    encoder = build_encoder("pixels", Request(images=images, skip_unreadable=True))
+    options = {"preprocess": encoder.preprocess, "batch_size": 3, "engine": engine(cluster)}
+    with pytest.raises(InputError, match=f"image .*{images.paths[5]}"):
+        extract(encoder.network, images, **options)
+    features = extract(encoder.network, images, skip_unreadable=True, **options)
+    assert np.flatnonzero(np.isnan(features[:, 0])).tolist() == [5]
+
+
+def as_archive(folder, path):
+    """The images of a folder, in another place: a folder or an archive."""
+    if path.suffix == ".zip":
+        return shutil.make_archive(str(path.with_suffix("")), "zip", folder / "train")
+    return shutil.copytree(folder / "train", path)
 
 
 def test_an_address_without_its_engine_is_an_error(script, tmp_path):

@@ -67,6 +67,10 @@ class Archive:
             ) from None
         self.names = tuple(self._sizes)
 
+    def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
+        # On another machine it is opened anew.
+        return Archive, (self.path,)
+
     def _inside(self, name: str) -> str:
         """A member's name without ``./``; copies under it must not leave their folder."""
         path = PurePosixPath(name)

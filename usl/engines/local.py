@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+# Items that are loaded before they are wanted.
+AHEAD = 2
 # Rows of a task: of neighbours seconds and more, so that starting it is nothing.
 ROWS = 1 << 18
 # Up to so many rows one task for all is faster.
 MANY = 1 << 20
+
+
+class Encode(Protocol):
+    """Makes features of what was loaded, on the device that it was moved to."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move there what it needs."""
+
+    def __call__(self, batch: Any, device: torch.device | str) -> Tensor:
+        """Features of a batch."""
+
+
+def ahead(load: Callable[[Any], Any], items: Sequence[Any]) -> Generator[Any, None, None]:
+    """``load`` each item in turn, two ahead of the caller, in a thread."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting = deque(pool.submit(load, item) for item in items[:AHEAD])
+        for item in items[AHEAD:]:
+            waiting.append(pool.submit(load, item))
+            yield waiting.popleft().result()
+        for last in waiting:
+            yield last.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class Local:
@@ -40,6 +70,30 @@ class Local:
         """The results of a function for the arguments of each task, in the order of the tasks."""
         for arguments in tasks:
             yield function(*arguments)
+
+    def pipeline(
+        self,
+        load: Callable[[Any], Any],
+        encode: Encode,
+        items: Sequence[Any],
+        device: str | torch.device,
+    ) -> Generator[Tensor, None, None]:
+        """Load each item and encode what was loaded, in the order of the items.
+
+        Parameters
+        ----------
+        load : callable
+            Decodes an item, on the CPU; the next ones while those before are encoded.
+        encode : Encode
+            Makes features of it.
+        items : sequence
+        device : str or torch.device
+            Where, if not elsewhere.
+        """
+        encode.to(device)
+        with closing(ahead(load, items)) as loaded:
+            for batch in loaded:
+                yield encode(batch, device)
 
     def cut(self, n: int) -> list[tuple[int, int]]:
         """(start, stop) of the rows of each task, of n rows; here all of them, unless many."""

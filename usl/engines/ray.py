@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from usl.engines.local import ROWS, Local
+from usl.engines.local import ROWS, Encode, Local
 from usl.errors import InputError
 
 VERSION = version("usl")
 # Seconds in which a cluster must answer.
 PATIENCE = 10.0
+# Items of a block of Ray Data.
+TOGETHER = 8
 # Tasks under way, for each that can run at once.
 AHEAD = 2
 
@@ -84,6 +87,46 @@ class Ray(Local):
         while waiting:
             yield self._result(waiting.popleft())
 
+    def pipeline(
+        self,
+        load: Callable[[Any], Any],
+        encode: Encode,
+        items: Sequence[Any],
+        device: str | torch.device,
+    ) -> Generator[Tensor, None, None]:
+        """See :class:`Local`: by Ray Data, on GPUs where the cluster has some, else on the CPUs.
+
+        Items are loaded by tasks of one core each. Those that encode have a GPU each, or are one a
+        node and share its cores with these tasks.
+        """
+        if not items:
+            return
+        from ray import data
+
+        context = data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        gpus = int(self.ray.cluster_resources().get("GPU", 0))
+        rows = [{"item": _packed(item)} for item in items]
+        blocks = -(-len(rows) // TOGETHER)
+        loading, encoding = self.put(load), self.put(encode)
+        found = (
+            data.from_items(rows, override_num_blocks=blocks)
+            .map(partial(_load, handle=loading))
+            .map_batches(
+                _Encoder,
+                fn_constructor_args=(encoding, 0 if gpus else self.cores),
+                batch_size=1,
+                batch_format="numpy",
+                compute=data.ActorPoolStrategy(size=min(blocks, gpus or self.nodes)),
+                num_cpus=0,
+                num_gpus=1 if gpus else 0,
+            )
+        )
+        for row in found.iter_rows():
+            yield torch.from_numpy(_unpacked(row["found"]))
+
     def cut(self, n: int) -> list[tuple[int, int]]:
         """See :class:`Local`."""
         starts = range(0, max(n, 1), self.rows)
@@ -117,6 +160,56 @@ def _prepare(package: str, cores: int) -> None:
     torch.set_num_threads(cores)
 
 
+def _packed(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=5)
+
+
+def _unpacked(data: bytes) -> Any:
+    """What was packed; an error of a node is one of this machine."""
+    value = pickle.loads(data)
+    if isinstance(value, InputError):
+        raise InputError(str(value))
+    return value
+
+
+@lru_cache(maxsize=2)
+def _shared(handle: Any) -> Any:
+    """What stands behind a handle, once a process."""
+    import ray
+
+    return ray.get(handle)
+
+
+def _load(row: dict[str, Any], handle: Any) -> dict[str, Any]:
+    """Load an item; an InputError travels in its place."""
+    try:
+        loaded = _shared(handle)(_unpacked(row["item"]))
+    except InputError as error:
+        loaded = error
+    return {"loaded": _packed(loaded)}
+
+
+class _Encoder:
+    """An actor that encodes what was loaded, on its GPU or on so many cores."""
+
+    def __init__(self, handle: Any, cores: int) -> None:
+        import ray
+
+        self.encode, self.device = ray.get(handle), "cpu" if cores else "cuda"
+        if cores:
+            torch.set_num_threads(cores)
+        self.encode.to(self.device)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        found: Any
+        try:
+            batch = _unpacked(rows["loaded"][0])
+            found = self.encode(batch, self.device).cpu().numpy()
+        except InputError as error:
+            found = error
+        return {"found": [_packed(found)]}
+
+
 def _ray() -> Any:
     try:
         import ray
@@ -130,6 +223,8 @@ def _connect(ray: Any, address: str) -> None:
     if ray.is_initialized():
         return
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # What Ray's own code says of its repairs is not for users.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not address:
         # Its own, whatever else runs here.
         ray.init(address="local", include_dashboard=False, **options)

@@ -18,6 +18,7 @@ from usl.data.folder import FolderDataset
 from usl.data.tables import ADVICE, pictures, read_table
 from usl.encoders.preprocess import Preprocess
 from usl.encoders.registry import Encoder, saved_as_it_comes
+from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
 from usl.geometry.points import as_features, not_finite, unit_rows
 from usl.inference import Features
@@ -146,7 +147,9 @@ def encoder_unless_given(cfg: CfgNode, images: AnyDataset) -> Encoder | None:
     return None if there and not cfg.RECOMPUTE_ALL else encoder_of(cfg, images)
 
 
-def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | None) -> Pool:
+def embed_pool(
+    run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | None, *, engine: Local = LOCAL
+) -> Pool:
     """Features of the images that can be read.
 
     Those dropped into RUN_DIR, such as released ones, need neither an encoder nor the images; else
@@ -175,7 +178,9 @@ def embed_pool(run: Run, cfg: CfgNode, images: AnyDataset, encoder: Encoder | No
             log.warning("rows of NaN, whose images are never picked: %d", len(images) - len(rows))
     else:
         encoder = encoder or encoder_of(cfg, images)
-        values, source = selection.encoded(run, cfg, encoder, images, skip_unreadable=skip)
+        values, source = selection.encoded(
+            run, cfg, encoder, images, skip_unreadable=skip, engine=engine
+        )
         scale, made_by = encoder.scale, str(encoder)
         log.info("encoder %s", encoder)
         run.note(dataset=images.name, **source)

@@ -15,6 +15,7 @@ from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.encoders.registry import Encoder
+from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import find_neighbors
@@ -96,6 +97,7 @@ def encoded(
     name: str = FEATURES,
     width: int | None = None,
     skip_unreadable: bool = False,
+    engine: Local = LOCAL,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """What an encoder makes of every image, as it comes, (N, D), and what that depends on.
 
@@ -124,6 +126,7 @@ def encoded(
                 finite=True,
                 shards=shards,
                 source=source,
+                engine=engine,
             )
         ]
 

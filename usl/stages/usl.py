@@ -225,7 +225,7 @@ def choose_images(
     run = begin(cfg, call)
 
     # Features of every image, in the order of the data set.
-    pool, duplicates = embed_pool(run, cfg, images, encoder), None
+    pool, duplicates = embed_pool(run, cfg, images, encoder, engine=engine), None
     if "MERGE_NEAR_DUPLICATES" in cfg.USL and isinstance(images, FolderDataset):
         pool, duplicates = leave_out_duplicates(run, cfg, pool, images)
 
