@@ -1,16 +1,22 @@
 """How the time and the memory of a selection grow with the number of images.
 
     python benchmarks/scaling.py --plot scaling.png --json scaling.json
+    python benchmarks/scaling.py --images 200000 --engine ray --nodes 1 2
 
 For 10 000 to 400 000 made-up features of 128 dimensions, mapped from a file, in a process of its
 own each: neighbours for K = 20, k-means for one cluster in 400 images, in 20 iterations, and the
 picks. Prints seconds, the peak of memory beyond that of a process that has loaded everything, and
 the exponent that fits best: 1 is proportional to N, 2 to its square. --smoke: few features.
+
+With --engine ray the tasks run on nodes of a Ray cluster on this machine, which share its cores;
+the memory is that of the process that hands them out. Prints the sum of the picks, too, which is
+that of --engine local. --backend cells: neighbours of nearby cells.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -24,6 +30,8 @@ from machine import cpu
 from selection import features
 
 from usl import Regularizer
+from usl.engines.local import LOCAL, Local
+from usl.engines.registry import engine_named
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points
@@ -31,6 +39,7 @@ from usl.selectors.usl import pick
 
 DIM, K, IMAGES_A_LABEL, ITERATIONS = 128, 20, 400, 20
 PARTS = ("neighbours", "k-means", "picks")
+COUNTS = [10_000, 25_000, 50_000, 100_000, 200_000, 400_000]
 
 
 def peak() -> float:
@@ -39,19 +48,19 @@ def peak() -> float:
     return size / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def select(rows: np.ndarray) -> list[float]:
-    """Seconds of the parts of a selection."""
+def select(rows: np.ndarray, engine: Local, backend: str) -> tuple[list[float], int]:
+    """Seconds of the parts of a selection, and the sum of its picks."""
     budget = max(2, len(rows) // IMAGES_A_LABEL)
     clock = [time.perf_counter()]
-    points = Points(rows)
-    density = find_neighbors(points, K).density
+    points = Points(rows, engine=engine)
+    density = find_neighbors(points, K, backend=backend).density
     clock.append(time.perf_counter())
     options = {"iterations": ITERATIONS, "nonempty": budget, "quiet": True}
     labels = kmeans(points, budget, seed=0, **options).labels
     clock.append(time.perf_counter())
-    pick(points, density, labels, budget, Regularizer())
+    picks = pick(points, density, labels, budget, Regularizer()).indices
     clock.append(time.perf_counter())
-    return [float(step) for step in np.diff(clock)]
+    return [float(step) for step in np.diff(clock)], int(picks.sum())
 
 
 def make(count: int, path: Path) -> None:
@@ -59,13 +68,29 @@ def make(count: int, path: Path) -> None:
     np.save(path, features(count, DIM))
 
 
-def worker(path: str) -> None:
-    """Print the figures of one file."""
-    select(features(5000, DIM))
+def worker(path: str, nodes: int, backend: str) -> None:
+    """Print the figures of one file, on so many nodes; 0: in this process."""
+    engine = LOCAL if nodes == 0 else cluster(nodes)
+    select(features(5000, DIM), engine, "auto")
     before = peak()
     rows = np.load(path, mmap_mode="r")
-    seconds = select(rows)
-    print(json.dumps({"seconds": seconds, "megabytes": peak() - before}))
+    seconds, picks = select(rows, engine, backend)
+    print(json.dumps({"seconds": seconds, "megabytes": peak() - before, "picks": picks}))
+
+
+def cluster(nodes: int) -> Local:
+    """Nodes on this machine, each with its share of the cores."""
+    from ray.cluster_utils import Cluster
+
+    cores = max(1, (os.cpu_count() or 1) // nodes)
+    options = {"num_cpus": cores, "include_dashboard": False}
+    started = Cluster(initialize_head=True, head_node_args=options)
+    for _ in range(nodes - 1):
+        started.add_node(num_cpus=cores)
+    engine = engine_named("ray", started.address)
+    # A task for each node starts its worker.
+    list(engine.map(abs, [(1,)] * 4 * nodes))
+    return engine
 
 
 def exponent(counts: list[int], values: list[float]) -> float:
@@ -98,15 +123,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--images", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--engine", choices=["local", "ray"], default="local")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1])
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        worker(given.worker)
+        worker(given.worker, given.nodes[0], given.backend)
         return
-    counts = [2000, 5000] if given.smoke else [10_000, 25_000, 50_000, 100_000, 200_000, 400_000]
     print(f"{torch.get_num_threads()} threads, {cpu()}\n")
-    print(f"| images | {' | '.join(PARTS)} | all, s | peak, MB | features, MB |\n|---|{'---|' * 6}")
+    for nodes in given.nodes if given.engine == "ray" else [0]:
+        print(f"{nodes} nodes\n" if nodes else "this process\n")
+        measure(given, [2000, 5000] if given.smoke else given.images, nodes)
+
+
+def measure(given: argparse.Namespace, counts: list[int], nodes: int) -> None:
+    """Print a table for so many nodes; 0: this process."""
+    titles = (*PARTS, "all, s", "peak, MB", "features, MB", "sum of the picks")
+    print(f"| images | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
     seconds, megabytes = [], []
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
@@ -115,18 +151,21 @@ def main() -> None:
             maker = multiprocessing.get_context("spawn").Process(target=make, args=(count, path))
             maker.start()
             maker.join()
-            words = [sys.executable, __file__, "--worker", str(path)]
+            words = [sys.executable, __file__, "--worker", str(path), "--nodes", str(nodes)]
+            words += ["--backend", given.backend]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             found = json.loads(done.stdout.splitlines()[-1])
             seconds.append(found["seconds"])
             megabytes.append(found["megabytes"])
             cells = [f"{s:.2f}" for s in (*found["seconds"], sum(found["seconds"]))]
             sizes = f"{found['megabytes']:.0f} | {count * DIM * 4 / 2**20:.0f}"
-            print(f"| {count} | {' | '.join(cells)} | {sizes} |", flush=True)
+            print(f"| {count} | {' | '.join(cells)} | {sizes} | {found['picks']} |", flush=True)
+    if len(counts) == 1:
+        return
     table = np.array(seconds)
     columns = [*table.T, table.sum(axis=1), np.maximum(megabytes, 1e-3)]
     fitted = [f"N^{exponent(counts, list(column)):.2f}" for column in columns]
-    print(f"| fitted | {' | '.join(fitted)} | N^1 |")
+    print(f"| fitted | {' | '.join(fitted)} | N^1 | |\n")
     if given.plot:
         plot(counts, table, megabytes, given.plot)
     if given.json:

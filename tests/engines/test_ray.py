@@ -22,6 +22,8 @@ from usl.inference import extract
 from usl.selectors.usl import pick
 
 ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
 pytestmark = pytest.mark.slow
 ROWS, IMAGES, PICKS = 700, 3001, 30
 
@@ -29,8 +31,6 @@ ROWS, IMAGES, PICKS = 700, 3001, 30
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes on this machine, with a core each."""
-    from ray.cluster_utils import Cluster
-
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
@@ -63,6 +63,31 @@ def equal(found, expected):
 
 def test_two_nodes_choose_what_one_machine_chooses(cluster, expected):
     assert equal(selection(Points(features("sphere", IMAGES, 8), engine=engine(cluster))), expected)
+
+
+def test_fashion_mnist_whole_is_chosen_from_alike_on_one_node_and_on_two(cluster, tmp_path):
+    try:
+        images = open_dataset("fashion-mnist", tmp_path).images
+    except InputError:
+        pytest.skip("Fashion-MNIST is not here")
+    # Every other row and column; a prime number of images, and of rows of a task.
+    x = (images[:59_999, ::2, ::2] / np.float32(255)).reshape(59_999, -1)
+
+    def chosen(points):
+        density = find_neighbors(points, 20).density
+        labels = kmeans(points, PICKS, seed=0, iterations=15, nonempty=PICKS).labels
+        picks = pick(points, density, labels, PICKS, Regularizer(rounds=3)).indices
+        return density, labels, picks
+
+    expected = chosen(Points(x))
+    assert equal(chosen(Points(x, engine=Ray(cluster.address, rows=16_411))), expected)
+    ray.shutdown()
+    alone = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        assert equal(chosen(Points(x, engine=Ray(alone.address, rows=40_009))), expected)
+    finally:
+        ray.shutdown()
+        alone.shutdown()
 
 
 @pytest.mark.parametrize("step", ["neighbours", "k-means"])
