@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 import threading
@@ -80,6 +81,13 @@ class Archive:
                 "names"
             )
         return path.as_posix()
+
+    def fingerprint(self, names: tuple[str, ...]) -> str:
+        """SHA-256 of the archive's size and time of last change, and of some of its names."""
+        found = os.stat(self.path)
+        digest = hashlib.sha256(f"{found.st_size}\0{found.st_mtime_ns}\n".encode())
+        digest.update("\n".join(names).encode())
+        return digest.hexdigest()
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; from any thread.

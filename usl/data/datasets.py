@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from usl.artifacts import fingerprint
 from usl.data import readers
+from usl.data.bucket import URL
 from usl.data.folder import FolderDataset, open_folder
 from usl.data.images import open_images
 from usl.errors import InputError
@@ -147,6 +148,10 @@ def open_dataset(
         raise InputError(
             f"`dataset` {name} takes no `{next(iter(given))}`; choose one of {', '.join(FOLDERS)}"
         )
+    if isinstance(root, str) and URL.fullmatch(root):
+        if name != "images":
+            raise InputError(f"`dataset` {name} is not read from `root` {root}; give a folder")
+        return open_images(root, split, workers=workers)
     return DATASETS[name](Path(root), split, workers=workers, **given)
 
 

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,7 +20,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def read_image(
-    path: Path,
+    path: Path | str,
     *,
     content: bytes | None = None,
     as_seen: bool = False,
@@ -30,7 +30,7 @@ def read_image(
 
     Parameters
     ----------
-    path : Path
+    path : Path or str
     content : bytes, optional
         What is in the file, where that is no file of its own; ``path`` then names it in errors.
     as_seen : bool
@@ -46,7 +46,7 @@ def read_image(
         Not there, no image, damaged, truncated, or so large that PIL refuses it.
     """
     try:
-        if path.suffix.lower() in HEIF:
+        if PurePath(path).suffix.lower() in HEIF:
             register_heif()
         if content is None and not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError("it is no file, but a folder, a pipe or a device")

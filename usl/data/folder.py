@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from usl.data.archive import Archive
+from usl.data.bucket import Bucket
 from usl.data.decode import read_image
 from usl.data.listing import (
     find_images,
@@ -56,8 +57,8 @@ class FolderDataset:
         What a person should know, such as the files that are left out.
     present : bool
         Whether the files are there; else only their names are known.
-    archive : Archive, optional
-        Where the files are, instead of ``folder``, which is then the archive's path.
+    archive : Archive or Bucket, optional
+        Where the files are, instead of ``folder``, which is then its path.
     """
 
     name: str
@@ -70,7 +71,7 @@ class FolderDataset:
     workers: int = 1
     remarks: tuple[str, ...] = ()
     present: bool = True
-    archive: Archive | None = None
+    archive: Archive | Bucket | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -112,8 +113,9 @@ class FolderDataset:
             try:
                 return use(picture)
             except InputError as error:
-                path = self.folder / self.paths[row]
-                raise InputError(f"image {path} {error}, or move it elsewhere") from None
+                raise InputError(
+                    f"image {self._place(row)} {error}, or move it elsewhere"
+                ) from None
 
         def some_result(row: int) -> Result:
             try:
@@ -156,8 +158,14 @@ class FolderDataset:
 
     def _image(self, row: int, *, at_least: int | None = None) -> Image.Image:
         content = None if self.archive is None else self.archive.read(self.paths[row])
-        path = self.folder / self.paths[row]
-        return read_image(path, content=content, as_seen=self.as_seen, at_least=at_least)
+        place = self._place(row)
+        return read_image(place, content=content, as_seen=self.as_seen, at_least=at_least)
+
+    def _place(self, row: int) -> Path | str:
+        """A file's path or URL."""
+        if isinstance(self.archive, Bucket):
+            return f"{self.archive.url}/{self.paths[row]}"
+        return self.folder / self.paths[row]
 
     def fingerprint(self) -> str:
         """SHA-256 of what tells the images apart without reading them.
@@ -175,9 +183,7 @@ class FolderDataset:
         if not self.present:
             return self.names_fingerprint()
         if self.archive is not None:
-            found = os.stat(self.folder)
-            digest.update(f"{found.st_size}\0{found.st_mtime_ns}\n".encode())
-            digest.update("\n".join(self.paths).encode())
+            digest.update(self.archive.fingerprint(self.paths).encode())
             return digest.hexdigest()
         for path in self.paths:
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import features
 
 from usl.data.archive import SUFFIXES, Archive
+from usl.data.bucket import URL, Bucket
 from usl.data.decode import HEIF, register_heif
 from usl.data.folder import FolderDataset, thread_count
 from usl.data.listing import (
@@ -38,7 +39,7 @@ def extensions() -> tuple[str, ...]:
     return (*EXTENSIONS, *more)
 
 
-def open_images(root: Path, split: str, *, workers: int | None = None) -> FolderDataset:
+def open_images(root: Path | str, split: str, *, workers: int | None = None) -> FolderDataset:
     """Open all images of a place; they have no labels.
 
     In the order of their paths, as Python sorts texts. What systems and programs leave behind is no
@@ -46,10 +47,11 @@ def open_images(root: Path, split: str, *, workers: int | None = None) -> Folder
 
     Parameters
     ----------
-    root : Path
+    root : Path, or str for a URL
         A folder, with all folders below; a ``.zip`` or ``.tar``; a ``.txt`` of one path a line; a
         ``.csv`` or ``.parquet`` with a column of ``COLUMNS``. Paths of lists start at the list's
-        folder, and do not leave it.
+        folder, and do not leave it. A URL: that of a folder in an object store, see
+        :class:`usl.data.bucket.Bucket`.
     split : {"train"}
     workers : int, optional
         Threads that decode; default as many as there are cores.
@@ -69,24 +71,17 @@ def open_images(root: Path, split: str, *, workers: int | None = None) -> Folder
             "train and val"
         )
     threads = thread_count(workers)
-    suffix, archive, folder = root.suffix.lower(), None, root
-    if root.is_dir():
-        try:
-            found = _below(root)
-        except OSError as error:
-            raise unreadable(error) from None
-    elif not root.exists():
-        raise InputError(f"there is no folder or file `root` {root}; give the place of the images")
-    elif suffix in SUFFIXES:
-        archive = Archive(root)
-        found = [name for name in archive.names if not any(map(is_leftover, name.split("/")))]
-    elif suffix in (".txt", ".csv", ".parquet"):
-        found, folder = _listed(root), root.parent
+    archive: Archive | Bucket | None = None
+    if isinstance(root, str) and URL.fullmatch(root):
+        archive, folder = Bucket(root), Path(root)
     else:
-        raise InputError(
-            f"`root` {root} is no folder, archive or list; give a folder, .zip, .tar, .txt, .csv "
-            "or .parquet"
-        )
+        folder = root = Path(root)
+        if root.suffix.lower() in SUFFIXES and root.is_file():
+            archive = Archive(root)
+    if archive is not None:
+        found = [name for name in archive.names if not any(map(is_leftover, name.split("/")))]
+    else:
+        found, folder = _named_by(folder)
     readable = extensions()
     paths = sorted(name for name in found if name.lower().endswith(readable))
     for name in paths:
@@ -103,6 +98,23 @@ def open_images(root: Path, split: str, *, workers: int | None = None) -> Folder
         threads, tuple(remarks),
         archive=archive,
     )  # fmt: skip
+
+
+def _named_by(root: Path) -> tuple[list[str], Path]:
+    """Paths of all files of a folder or a list, and where they start."""
+    if root.is_dir():
+        try:
+            return _below(root), root
+        except OSError as error:
+            raise unreadable(error) from None
+    if not root.exists():
+        raise InputError(f"there is no folder or file `root` {root}; give the place of the images")
+    if root.suffix.lower() in (".txt", ".csv", ".parquet"):
+        return _listed(root), root.parent
+    raise InputError(
+        f"`root` {root} is no folder, archive or list; give a folder, .zip, .tar, .txt, .csv or "
+        ".parquet"
+    )
 
 
 def _below(folder: Path) -> list[str]:

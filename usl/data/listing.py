@@ -281,7 +281,7 @@ def walk(top: Path) -> Iterator[tuple[str, list[str]]]:
         yield where, files
 
 
-def check_text(name: str, where: Path) -> None:
+def check_text(name: str, where: Path | str) -> None:
     """Raise InputError unless a file's name can be opened, and written to a CSV and a report."""
     try:
         name.encode()

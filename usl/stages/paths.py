@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from usl.config.paths import PathSetting
+from usl.data.bucket import URL
 
 # Draws of as many images from each class, in the place of a list.
 SLICE = re.compile(r"slice(\d+|\{seed\})")
@@ -26,7 +27,7 @@ LISTS = {
 PATHS = {
     "SAVE_DIR": PathSetting(),
     "RUN_DIR": PathSetting(),
-    "DATASET.ROOT_DIR": PathSetting(),
+    "DATASET.ROOT_DIR": PathSetting(words=URL),
     "DATASET.IMAGE_LIST": PathSetting(),
     "DATASET.SUBSET": PathSetting(),
     "MODEL.PRETRAIN_PATH": PathSetting(),

@@ -1,0 +1,110 @@
+"""Image files in an object store, read where they lie: ``s3://bucket/folder``, ``gs://…``, …"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from usl.data.archive import LARGEST
+from usl.errors import InputError
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
+# Google's client tries for a quarter of an hour unless it is told otherwise.
+PATIENCE = 30
+
+
+class Bucket:
+    """Files below a URL that pyarrow knows: S3, Google Cloud Storage, Azure, HDFS or ``file://``.
+
+    Credentials are where those of each are: files of the cloud's own tools, or environment
+    variables; pyarrow finds them.
+
+    Parameters
+    ----------
+    url : str
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of its files, from the URL on, in the order of the listing.
+
+    Raises
+    ------
+    InputError
+        pyarrow is not installed, an unknown kind of URL, nothing there, no right to list it, or
+        nobody answers.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        store, root = self._open()
+        try:
+            found = [file for file in store.get_file_info(self._below(root)) if file.is_file]
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot list {url}: {_reason(error)}; {ADVICE}") from None
+        self.names = tuple(str(PurePosixPath(file.path).relative_to(root)) for file in found)
+        self._stamps = {
+            name: f"{file.size}\0{file.mtime_ns}"
+            for name, file in zip(self.names, found, strict=True)
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # On another machine it is opened anew, but not listed.
+        return {name: value for name, value in vars(self).items() if name != "_store"}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; from any thread.
+
+        Raises
+        ------
+        InputError
+            Gone, larger than a gibibyte, or nobody answers.
+        """
+        store, root = self._open()
+        try:
+            with store.open_input_file(f"{root}/{name}") as file:
+                if file.size() > LARGEST:
+                    raise InputError(
+                        f"cannot read {self.url}/{name}: it has {file.size():,} bytes; leave it out"
+                    )
+                content: bytes = file.read()
+                return content
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {self.url}/{name}: {_reason(error)}") from None
+
+    def fingerprint(self, names: tuple[str, ...]) -> str:
+        """SHA-256 of the names, sizes and times of last change of some files."""
+        lines = (f"{name}\0{self._stamps[name]}\n" for name in names)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _open(self) -> tuple[Any, str]:
+        """Pyarrow's file system and the path in it."""
+        if "_store" not in vars(self):
+            url = self.url.rstrip("/")
+            if url.startswith("gs://") and "retry_limit_seconds" not in url:
+                url += f"{'&' if '?' in url else '?'}retry_limit_seconds={PATIENCE}"
+            try:
+                from pyarrow.fs import FileSystem
+            except ImportError:
+                raise InputError(f"{self.url} needs pyarrow: pip install pyarrow") from None
+            try:
+                self._store = FileSystem.from_uri(url)
+            except (OSError, ValueError) as error:
+                raise InputError(f"cannot open {self.url}: {_reason(error)}; {ADVICE}") from None
+        store, root = self._store
+        return store, root
+
+    @staticmethod
+    def _below(root: str) -> Any:
+        from pyarrow.fs import FileSelector
+
+        return FileSelector(root, recursive=True)
+
+
+ADVICE = "give a URL such as s3://bucket/folder that your credentials may list"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
