@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from usl.data.archive import LARGEST
 from usl.errors import InputError
@@ -13,6 +14,8 @@ from usl.errors import InputError
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
 # Google's client tries for a quarter of an hour unless it is told otherwise.
 PATIENCE = 30
+# What stays of a URL where spaces and letters beyond ASCII are quoted.
+SAFE = "%/:@!$&'()*+,;=~[]"
 
 
 class Bucket:
@@ -33,17 +36,24 @@ class Bucket:
     Raises
     ------
     InputError
-        pyarrow is not installed, an unknown kind of URL, nothing there, no right to list it, or
-        nobody answers.
+        pyarrow is not installed, an unknown kind of URL, a password in it, nothing there, no right
+        to list it, or nobody answers.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        if urlsplit(url).password is not None:
+            raise InputError(
+                "the URL of the images has a password in it, which would be written into RUN_DIR; "
+                "put it where the cloud's own tools look for it"
+            )
+        # What people see; options that pyarrow takes come after it.
+        self.url, _, self._options = url.partition("?")
+        self.url = self.url.rstrip("/")
         store, root = self._open()
         try:
             found = [file for file in store.get_file_info(self._below(root)) if file.is_file]
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot list {url}: {_reason(error)}; {ADVICE}") from None
+            raise InputError(f"cannot list {self.url}: {_reason(error)}; {ADVICE}") from None
         self.names = tuple(str(PurePosixPath(file.path).relative_to(root)) for file in found)
         self._stamps = {
             name: f"{file.size}\0{file.mtime_ns}"
@@ -82,9 +92,10 @@ class Bucket:
     def _open(self) -> tuple[Any, str]:
         """Pyarrow's file system and the path in it."""
         if "_store" not in vars(self):
-            url = self.url.rstrip("/")
-            if url.startswith("gs://") and "retry_limit_seconds" not in url:
-                url += f"{'&' if '?' in url else '?'}retry_limit_seconds={PATIENCE}"
+            options = self._options
+            if self.url.startswith("gs://") and "retry_limit_seconds" not in options:
+                options += f"&retry_limit_seconds={PATIENCE}"
+            url = quote(self.url, safe=SAFE) + (f"?{options.lstrip('&')}" if options else "")
             try:
                 from pyarrow.fs import FileSystem
             except ImportError:
