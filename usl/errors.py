@@ -23,3 +23,7 @@ class InputError(ValueError):
             return key_of(match[1]) or match[0]
 
         return InputError(re.sub(r"`(\w+)`", named, str(self)))
+
+
+class Unreachable(InputError):
+    """A place that does not answer: of the files there nothing is known."""

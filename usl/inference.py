@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ def extract(
         )
     size = batch_size * SHARD_BATCHES
     bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
-    store = None if shards is None else Shards(shards, source or {}, len(bounds), "features")
+    sizes = [stop - start for start, stop in bounds]
+    store = None if shards is None else Shards(shards, source or {}, sizes, "features")
     ready = [
         None if store is None else _usable(store, number, skip_unreadable)
         for number in range(len(bounds))
@@ -192,6 +193,12 @@ class Encode:
         """Move the network there."""
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def ready(self, batch: Batch, device: torch.device | str) -> Batch:
+        """The batch in memory from which a GPU copies while it works."""
+        if torch.device(device).type != "cuda":
+            return batch
+        return replace(batch, images=batch.images.pin_memory())
+
     @torch.inference_mode()
     def __call__(self, batch: Batch, device: torch.device | str) -> Tensor:
         """Features (n, D), float32, on the device."""
@@ -199,8 +206,7 @@ class Encode:
         autocast = torch.autocast(
             kind, getattr(torch, self.precision), enabled=self.precision != "float32"
         )
-        images = batch.images.pin_memory() if kind == "cuda" else batch.images
-        x = self.preprocess.normalize(images.to(device, non_blocking=True))
+        x = self.preprocess.normalize(batch.images.to(device, non_blocking=True))
         if not self.preprocess.native:
             x = x.contiguous(memory_format=torch.channels_last)
         # Without TF32, whose products are right to three digits only.

@@ -26,8 +26,8 @@ class Shards:
         It is made, or emptied where its parts are of another source.
     source : dict
         All that the parts depend on.
-    count : int
-        How many parts there will be.
+    sizes : sequence of int
+        Rows of each part there will be.
     what : str
         They are, for the log.
 
@@ -37,13 +37,15 @@ class Shards:
         The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, source: dict[str, Any], count: int, what: str) -> None:
+    def __init__(
+        self, folder: Path, source: dict[str, Any], sizes: Sequence[int], what: str
+    ) -> None:
         self.folder = folder
         made_from = folder / "source.json"
-        wanted = json.dumps(source | {"parts": count}, sort_keys=True)
+        wanted = json.dumps(source | {"rows": list(sizes)}, sort_keys=True)
         if made_from.exists() and made_from.read_text(encoding="utf-8") == wanted:
             done = len(list(folder.glob("[0-9]*-0.npy")))
-            log.info("%s: %d of %d shards are there already", what, done, count)
+            log.info("%s: %d of %d shards are there already", what, done, len(sizes))
             return
         try:
             shutil.rmtree(folder, ignore_errors=True)

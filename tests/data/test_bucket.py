@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pyarrow import fs
 from usl import InputError
 from usl.data.bucket import URL, Bucket
 from usl.data.datasets import open_dataset
+from usl.errors import Unreachable
 
 
 @pytest.fixture
@@ -52,7 +54,9 @@ def test_a_bucket_travels_without_being_listed_again(folder, monkeypatch):
     [
         ("file:///no/such/place", "cannot list file:///no/such/place: .*No such file"),
         ("ftp://x/y", "cannot open ftp://x/y: .*; give a URL such as s3://bucket/folder that your"),
-        ("s3://x/y?colour=red", "cannot open s3://x/y: Unexpected query parameter"),
+        ("s3://x/y?colour=red", "s3://x/y has the option .colour.; give some of region, scheme"),
+        ("abfs://x@y.dfs.core.windows.net/z?sig=a", "has the option 'sig'; give some of region, s"),
+        ("s3://[x/y", "cannot open s3://.x/y: Invalid IPv6 URL; give"),
         ("s3://me:secret@x/y", "the URL of the images has a password in it, which would be wr"),
         (
             "s3://x/y?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1",
@@ -90,6 +94,38 @@ def test_who_may_not_list_a_bucket_is_told_so(monkeypatch, folder):
     monkeypatch.setattr(Bucket, "_open", lambda self: (Forbidden(), "x"))
     with pytest.raises(InputError, match="cannot list s3://x/y: AWS Error ACCESS_DENIED .*; give"):
         Bucket("s3://x/y")
+
+
+@pytest.mark.parametrize("name", ["a/../../x.jpg", "/x.jpg"])
+def test_files_whose_names_lead_out(monkeypatch, name):
+    listed(monkeypatch, f"x/{name}")
+    with pytest.raises(InputError, match="s3://x has the file .*, outside itself; give one of rel"):
+        Bucket("s3://x")
+
+
+def test_files_whose_names_become_one(monkeypatch):
+    listed(monkeypatch, "x/a/b.jpg", "x/a//b.jpg")
+    with pytest.raises(InputError, match="s3://x has two files 'a/b.jpg' but for slashes; rename"):
+        Bucket("s3://x")
+
+
+def listed(monkeypatch, *paths):
+    """Make every bucket have these files."""
+    files = [SimpleNamespace(path=path, size=1, mtime_ns=0, is_file=True) for path in paths]
+    store = SimpleNamespace(get_file_info=lambda selector: files)
+    monkeypatch.setattr(Bucket, "_open", lambda self: (store, "x"))
+
+
+def test_a_bucket_that_does_not_answer_is_not_a_broken_image(folder, monkeypatch):
+    images = open_dataset("images", f"file://{folder}", workers=1)
+
+    class Silent(fs.LocalFileSystem):
+        def open_input_file(self, path):
+            raise OSError("AWS Error SLOW_DOWN during GetObject operation")
+
+    monkeypatch.setattr(Bucket, "_open", lambda self: (Silent(), "x"))
+    with pytest.raises(Unreachable, match="AWS Error SLOW_DOWN .*; run the command again, which"):
+        images.each([0], np.asarray, instead=lambda row, error: None)
 
 
 def test_only_images_of_your_own_are_read_from_urls():

@@ -194,7 +194,7 @@ def test_archives_whose_files_lead_out(place, kind, name):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    with pytest.raises(InputError, match=f"{path} has the file '{name}', outside itself; give an"):
+    with pytest.raises(InputError, match=f"{path} has the file '{name}', outside itself; give one"):
         open_dataset("images", path)
 
 

@@ -8,7 +8,7 @@ import torch
 from helpers import features
 
 from usl import InputError, Regularizer, select
-from usl.engines.local import LOCAL, Local
+from usl.engines.local import LOCAL, Local, cuts
 from usl.engines.registry import ENGINES, engine_named
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.cells import search_cells
@@ -39,7 +39,9 @@ class Pieces(Local):
             yield pickle.loads(self.call(function, *arguments).data)
 
     def cut(self, n):
-        return [(a, min(a + self.rows, n)) for a in range(0, max(n, 1), self.rows)]
+        return cuts(n, self.rows)
+
+    steps = cut
 
 
 class Handle:
@@ -115,8 +117,8 @@ class Halting(Local):
                 self.done += 1
             yield function(*arguments)
 
-    def cut(self, n):
-        return Pieces(150).cut(n)
+    def steps(self, n):
+        return cuts(n, 150)
 
 
 @pytest.mark.parametrize("backend", ["torch", "cells"])
@@ -143,6 +145,7 @@ def test_points_travel_with_their_space():
     assert torch.equal(sent.host, points.host) and sent.scale == points.scale
     assert torch.equal(sent.fast, points.fast) and sent.bound == points.bound
     assert sent.engine is LOCAL
+    assert points.handle is points and "handle" not in vars(points)
     part = points.part(20, 50)
     assert torch.equal(part.fast, points.fast[20:50]) and points.part(0, 300) is points
 

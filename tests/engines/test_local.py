@@ -28,7 +28,7 @@ def test_two_items_are_loaded_ahead():
 
 def test_rows_are_cut_only_where_they_are_many():
     for n in (0, 1, MANY):
-        assert Local().cut(n) == [(0, n)]
-    cuts = Local().cut(MANY + 1)
-    assert cuts[0] == (0, ROWS) and cuts[-1] == (MANY, MANY + 1)
-    assert [start for start, _ in cuts[1:]] == [stop for _, stop in cuts[:-1]]
+        assert Local().cut(n) == Local().steps(n) == [(0, n)]
+    steps = Local().steps(MANY + 1)
+    assert steps[0] == (0, ROWS) and steps[-1] == (MANY, MANY + 1)
+    assert [start for start, _ in steps[1:]] == [stop for _, stop in steps[:-1]]

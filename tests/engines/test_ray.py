@@ -205,7 +205,7 @@ def test_errors_of_a_task_are_those_of_this_machine(cluster):
 
 
 def test_another_version_on_a_node_is_an_error(cluster, monkeypatch):
-    monkeypatch.setattr(engine_module, "VERSION", "0.0.1")
+    monkeypatch.setattr(engine_module, "this_package", lambda: "0.0.1")
     with pytest.raises(InputError, match=r"a node of the cluster has usl \S+, and .* 0\.0\.1; ins"):
         list(engine(cluster).map(mul, [(1, 2)]))
 

@@ -49,13 +49,13 @@ class Archive:
                     if info.flag_bits & 1:
                         raise InputError(f"{path} is protected by a password; unpack it yourself")
                     if not info.is_dir():
-                        name = self._inside(info.filename)
+                        name = inside_of(self.path, info.filename)
                         self._sizes[name], self._members[name] = info.file_size, info
             else:
                 with tarfile.open(path, "r:") as members:
                     for member in members:
                         if member.isfile():
-                            name = self._inside(member.name)
+                            name = inside_of(self.path, member.name)
                             self._sizes[name], self._starts[name] = member.size, member.offset_data
                 self._file = path.open("rb")
                 ends = [start + self._sizes[name] for name, start in self._starts.items()]
@@ -71,16 +71,6 @@ class Archive:
     def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
         # On another machine it is opened anew.
         return Archive, (self.path,)
-
-    def _inside(self, name: str) -> str:
-        """A member's name without ``./``; copies under it must not leave their folder."""
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise InputError(
-                f"{self.path} has the file {name!r}, outside itself; give an archive of relative "
-                "names"
-            )
-        return path.as_posix()
 
     def fingerprint(self, names: tuple[str, ...]) -> str:
         """SHA-256 of the archive's size and time of last change, and of some of its names."""
@@ -107,3 +97,19 @@ class Archive:
                 return self._zip.read(self._members[name])
         except Exception as error:  # zlib and zipfile raise errors of any kind on damaged files
             raise InputError(f"cannot read {self.path}/{name}: {error}; replace it") from None
+
+
+def inside_of(place: Path | str, name: str) -> str:
+    """A file's name without ``./``; copies under it must not leave their folder.
+
+    Raises
+    ------
+    InputError
+        They would.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"{place} has the file {name!r}, outside itself; give one of relative names"
+        )
+    return path.as_posix()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import PurePosixPath
+from collections import Counter
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from usl.data.archive import LARGEST
-from usl.errors import InputError
+from usl.data.archive import LARGEST, inside_of
+from usl.errors import InputError, Unreachable
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
 # Google's client tries for a quarter of an hour unless it is told otherwise.
 PATIENCE = 30
+# What may come behind a question mark: no secrets, since it is written into RUN_DIR.
+OPTIONS = ("region", "scheme", "endpoint_override", "retry_limit_seconds", "project_id")
 # What stays of a URL where spaces and letters beyond ASCII are quoted.
 SAFE = "%/:@!$&'()*+,;=~[]"
 
@@ -41,20 +43,23 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        if urlsplit(url).password is not None:
-            raise InputError(
-                "the URL of the images has a password in it, which would be written into RUN_DIR; "
-                "put it where the cloud's own tools look for it"
-            )
         # What people see; options that pyarrow takes come after it.
         self.url, _, self._options = url.partition("?")
         self.url = self.url.rstrip("/")
+        _check(self.url, self._options)
         store, root = self._open()
         try:
             found = [file for file in store.get_file_info(self._below(root)) if file.is_file]
         except (OSError, ValueError) as error:
             raise InputError(f"cannot list {self.url}: {_reason(error)}; {ADVICE}") from None
-        self.names = tuple(str(PurePosixPath(file.path).relative_to(root)) for file in found)
+        self.names = tuple(
+            inside_of(self.url, file.path.removeprefix(root).removeprefix("/")) for file in found
+        )
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"{self.url} has two files {twice[0]!r} but for slashes; rename one of them"
+            )
         self._stamps = {
             name: f"{file.size}\0{file.mtime_ns}"
             for name, file in zip(self.names, found, strict=True)
@@ -70,7 +75,9 @@ class Bucket:
         Raises
         ------
         InputError
-            Gone, larger than a gibibyte, or nobody answers.
+            Gone, or larger than a gibibyte.
+        Unreachable
+        Nobody answers, or no right to read it.
         """
         store, root = self._open()
         try:
@@ -81,8 +88,13 @@ class Bucket:
                     )
                 content: bytes = file.read()
                 return content
-        except (OSError, ValueError) as error:
+        except FileNotFoundError as error:
             raise InputError(f"cannot read {self.url}/{name}: {_reason(error)}") from None
+        except (OSError, ValueError) as error:
+            raise Unreachable(
+                f"cannot read {self.url}/{name}: {_reason(error)}; run the command again, which "
+                "goes on"
+            ) from None
 
     def fingerprint(self, names: tuple[str, ...]) -> str:
         """SHA-256 of the names, sizes and times of last change of some files."""
@@ -112,6 +124,25 @@ class Bucket:
         from pyarrow.fs import FileSelector
 
         return FileSelector(root, recursive=True)
+
+
+def _check(url: str, options: str) -> None:
+    """Raise InputError where a URL says what should be in no file."""
+    try:
+        secret = urlsplit(url).password is not None
+    except ValueError as error:
+        raise InputError(f"cannot open {url}: {_reason(error)}; {ADVICE}") from None
+    if secret:
+        raise InputError(
+            "the URL of the images has a password in it, which would be written into RUN_DIR; put "
+            "it where the cloud's own tools look for it"
+        )
+    others = [key for key, _ in parse_qsl(options, keep_blank_values=True) if key not in OPTIONS]
+    if others:
+        raise InputError(
+            f"{url} has the option {others[0]!r}; give some of {', '.join(OPTIONS)}, and secrets "
+            "where the cloud's own tools look for them"
+        )
 
 
 ADVICE = "give a URL such as s3://bucket/folder that your credentials may list"

@@ -24,7 +24,7 @@ from usl.data.listing import (
     read_subset,
     unreadable,
 )
-from usl.errors import InputError
+from usl.errors import InputError, Unreachable
 
 # Longest side of a picture in a report, in pixels.
 PICTURE = 128
@@ -96,6 +96,7 @@ class FolderDataset:
         use : callable
         instead : callable, optional
             Gives the result for the row of a file that cannot be read; without it that is an error.
+            A place that does not answer always is.
 
         Raises
         ------
@@ -120,6 +121,8 @@ class FolderDataset:
         def some_result(row: int) -> Result:
             try:
                 return result(row)
+            except Unreachable:
+                raise
             except InputError as error:
                 assert instead is not None
                 return instead(row, error)

@@ -73,7 +73,8 @@ def open_images(root: Path | str, split: str, *, workers: int | None = None) -> 
     threads = thread_count(workers)
     archive: Archive | Bucket | None = None
     if isinstance(root, str) and URL.fullmatch(root):
-        archive, folder = Bucket(root), Path(root)
+        archive = Bucket(root)
+        folder = Path(archive.url)
     else:
         folder = root = Path(root)
         if root.suffix.lower() in SUFFIXES and root.is_file():
@@ -82,15 +83,16 @@ def open_images(root: Path | str, split: str, *, workers: int | None = None) -> 
         found = [name for name in archive.names if not any(map(is_leftover, name.split("/")))]
     else:
         found, folder = _named_by(folder)
+    place = archive.url if isinstance(archive, Bucket) else root
     readable = extensions()
     paths = sorted(name for name in found if name.lower().endswith(readable))
     for name in paths:
-        check_text(name, root)
+        check_text(name, place)
     others = Counter(kind(name) for name in found if not name.lower().endswith(readable))
     if not paths:
         only = f", only {counted(others)}" if others else ""
-        raise InputError(f"{root} has no images ({', '.join(readable)}){only}; give another place")
-    remarks = [f"{root}: left out {counted(others)}"] if others else []
+        raise InputError(f"{place} has no images ({', '.join(readable)}){only}; give another place")
+    remarks = [f"{place}: left out {counted(others)}"] if others else []
     if any(others[extension] for extension in HEIF):
         remarks.append("HEIC is read where pillow-heif is installed: pip install 'usl[heif]'")
     return FolderDataset(

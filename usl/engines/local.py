@@ -25,6 +25,9 @@ class Encode(Protocol):
     def to(self, device: torch.device | str) -> None:
         """Move there what it needs."""
 
+    def ready(self, batch: Any, device: torch.device | str) -> Any:
+        """What was loaded, where the device fetches it fastest."""
+
     def __call__(self, batch: Any, device: torch.device | str) -> Tensor:
         """Features of a batch."""
 
@@ -41,6 +44,12 @@ def ahead(load: Callable[[Any], Any], items: Sequence[Any]) -> Generator[Any, No
             yield last.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cuts(n: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of parts of n rows, each of ``size`` rows but the last; one of no rows."""
+    step = max(size, 1)
+    return [(start, min(start + step, n)) for start in range(0, max(n, 1), step)]
 
 
 class Local:
@@ -91,14 +100,21 @@ class Local:
             Where, if not elsewhere.
         """
         encode.to(device)
-        with closing(ahead(load, items)) as loaded:
+
+        def ready(item: Any) -> Any:
+            return encode.ready(load(item), device)
+
+        with closing(ahead(ready, items)) as loaded:
             for batch in loaded:
                 yield encode(batch, device)
 
     def cut(self, n: int) -> list[tuple[int, int]]:
-        """(start, stop) of the rows of each task, of n rows; here all of them, unless many."""
-        step = max(n, 1) if n <= MANY else ROWS
-        return [(start, min(start + step, n)) for start in range(0, max(n, 1), step)]
+        """(start, stop) of the rows of each task, of n rows; here all of them."""
+        return [(0, n)]
+
+    def steps(self, n: int) -> list[tuple[int, int]]:
+        """The same for what takes long, so that it can go on where it was stopped."""
+        return cuts(n, n if n <= MANY else ROWS)
 
 
 LOCAL = Local()

@@ -14,16 +14,19 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import cache, lru_cache, partial
+from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from usl.engines.local import ROWS, Encode, Local
+from usl.engines.local import ROWS, Encode, Local, cuts
 from usl.errors import InputError
 
-VERSION = version("usl")
+log = logging.getLogger("usl")
+
 # Seconds in which a cluster must answer.
 PATIENCE = 10.0
 # Items of a block of Ray Data.
@@ -56,7 +59,12 @@ class Ray(Local):
         _connect(self.ray, address)
         nodes = [node for node in self.ray.nodes() if node["Alive"]]
         cores = [int(node["Resources"].get("CPU", 0)) for node in nodes]
-        self.cores = min(count for count in (*cores, max(cores)) if count)
+        if not any(cores):
+            raise InputError(
+                f"the Ray cluster{f' at {address}' if address else ''} has no CPUs yet; wait for "
+                "its nodes"
+            )
+        self.cores = min(filter(None, cores))
         self.task = self.ray.remote(num_cpus=self.cores)(_task)
         _use_arrays(self.ray)
         self.nodes = len(nodes)
@@ -74,7 +82,7 @@ class Ray(Local):
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """See :class:`Local`."""
-        return self.task.remote(VERSION, self.cores, function, *arguments)
+        return self.task.remote(this_package(), self.cores, function, *arguments)
 
     def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """See :class:`Local`; some are under way while the caller has the results before."""
@@ -111,16 +119,18 @@ class Ray(Local):
         rows = [{"item": _packed(item)} for item in items]
         blocks = -(-len(rows) // TOGETHER)
         loading, encoding = self.put(load), self.put(encode)
+        log.info("embedding on %d %s", gpus or self.nodes, "GPUs" if gpus else "nodes")
         found = (
             data.from_items(rows, override_num_blocks=blocks)
-            .map(partial(_load, handle=loading))
+            .map(partial(_load, handle=loading, package=this_package()))
             .map_batches(
                 _Encoder,
-                fn_constructor_args=(encoding, 0 if gpus else self.cores),
+                fn_constructor_args=(encoding, this_package(), 0 if gpus else self.cores),
                 batch_size=1,
                 batch_format="numpy",
                 compute=data.ActorPoolStrategy(size=min(blocks, gpus or self.nodes)),
-                num_cpus=0,
+                # Next to nothing, since what asks for nothing may share a node.
+                num_cpus=0.01,
                 num_gpus=1 if gpus else 0,
             )
         )
@@ -129,8 +139,9 @@ class Ray(Local):
 
     def cut(self, n: int) -> list[tuple[int, int]]:
         """See :class:`Local`."""
-        starts = range(0, max(n, 1), self.rows)
-        return [(start, min(start + self.rows, n)) for start in starts]
+        return cuts(n, self.rows)
+
+    steps = cut
 
     def _result(self, handle: Any) -> Any:
         try:
@@ -143,21 +154,22 @@ class Ray(Local):
 
 def _task(package: str, cores: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a worker does."""
-    _prepare(package, cores)
+    _prepare(package)
+    torch.set_num_threads(cores)
     return function(*arguments)
 
 
 @cache
-def _prepare(package: str, cores: int) -> None:
+def _prepare(package: str) -> None:
     """What a worker does before its first task."""
-    if package != VERSION:
+    if package != this_package():
         raise InputError(
-            f"a node of the cluster has usl {VERSION}, and this machine {package}; install the same"
+            f"a node of the cluster has usl {this_package()}, and this machine {package}; install "
+            "the same"
         )
     import ray
 
     _use_arrays(ray)
-    torch.set_num_threads(cores)
 
 
 def _packed(value: Any) -> bytes:
@@ -180,8 +192,9 @@ def _shared(handle: Any) -> Any:
     return ray.get(handle)
 
 
-def _load(row: dict[str, Any], handle: Any) -> dict[str, Any]:
+def _load(row: dict[str, Any], handle: Any, package: str) -> dict[str, Any]:
     """Load an item; an InputError travels in its place."""
+    _prepare(package)
     try:
         loaded = _shared(handle)(_unpacked(row["item"]))
     except InputError as error:
@@ -192,22 +205,32 @@ def _load(row: dict[str, Any], handle: Any) -> dict[str, Any]:
 class _Encoder:
     """An actor that encodes what was loaded, on its GPU or on so many cores."""
 
-    def __init__(self, handle: Any, cores: int) -> None:
+    def __init__(self, handle: Any, package: str, cores: int) -> None:
         import ray
 
-        self.encode, self.device = ray.get(handle), "cpu" if cores else "cuda"
+        _prepare(package)
         if cores:
             torch.set_num_threads(cores)
+        self.encode, self.device = ray.get(handle), "cpu" if cores else "cuda"
         self.encode.to(self.device)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         found: Any
         try:
-            batch = _unpacked(rows["loaded"][0])
+            batch = self.encode.ready(_unpacked(rows["loaded"][0]), self.device)
             found = self.encode(batch, self.device).cpu().numpy()
         except InputError as error:
             found = error
         return {"found": [_packed(found)]}
+
+
+@cache
+def this_package() -> str:
+    """What this package is: its version and a fingerprint of its code."""
+    digest, folder = sha256(), Path(__file__).parents[1]
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{version('usl')}-{digest.hexdigest()[:8]}"
 
 
 def _ray() -> Any:
@@ -221,6 +244,12 @@ def _ray() -> Any:
 def _connect(ray: Any, address: str) -> None:
     """Join a cluster, or start one."""
     if ray.is_initialized():
+        joined = ray.get_runtime_context().gcs_address
+        if address not in ("", "auto", joined):
+            raise InputError(
+                f"`engine_address` is {address}, and this process works on the Ray cluster at "
+                f"{joined} already; leave that first (ray.shutdown)"
+            )
         return
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     # What Ray's own code says of its repairs is not for users.
@@ -231,22 +260,34 @@ def _connect(ray: Any, address: str) -> None:
         return
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.rpartition("/")[2], int(port)), PATIENCE).close()
+        if address != "auto":
+            socket.create_connection((host.rpartition("/")[2], int(port)), PATIENCE).close()
         ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"no Ray cluster of the same versions answers at {address} ({reason}); give the "
-            "host:port of its head node"
+            "host:port of its head node as `engine_address`"
         ) from None
 
 
 def _use_arrays(ray: Any) -> None:
     """Tensors travel as arrays, which processes of a node share instead of copying them."""
-    ray.util.register_serializer(Tensor, serializer=Tensor.numpy, deserializer=_tensor)
+    ray.util.register_serializer(Tensor, serializer=_sent, deserializer=_received)
 
 
-def _tensor(array: Any) -> Tensor:
+def _sent(tensor: Tensor) -> Any:
+    try:
+        return tensor.numpy()
+    except (RuntimeError, TypeError):
+        # On a GPU, of a kind that NumPy has not, or with a gradient: as tensors always do.
+        return pickle.dumps(tensor)
+
+
+def _received(array: Any) -> Tensor:
+    if isinstance(array, bytes):
+        tensor: Tensor = pickle.loads(array)
+        return tensor
     with warnings.catch_warnings():
         # What is shared is read-only; no task changes its arguments.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

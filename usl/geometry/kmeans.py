@@ -24,8 +24,8 @@ from usl.geometry.points import (
     squared_distances,
 )
 
-# Blocks of rows whose sums are made at a time.
-AT_ONCE = 16
+# Blocks of rows whose sums are made at a time, at most, and bytes of these sums.
+AT_ONCE, PARTS = 16, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -143,19 +143,21 @@ def member_sums(points: Points, labels: Tensor, wanted: Tensor) -> Tensor:
     Parameters
     ----------
     points : Points, N of them
-    labels : Tensor (N,), int64
-    wanted : Tensor (C,), bool
+    labels : Tensor (N,), int64, on their device
+    wanted : Tensor (C,), bool, on their device
         Clusters whose sums are asked for; others get 0.
 
     Returns
     -------
-    Tensor (C, D), float64, with the same bits on every device
+    Tensor (C, D), float64, on their device, with the same bits on every one
     """
     sums = torch.zeros(len(wanted), points.dim, dtype=torch.float64, device=points.device)
     # Not all at once: those of each block are as large as the centroids.
+    at_once = AT_ONCE if points.device.type == "cpu" else 1
+    at_once = max(1, min(at_once, PARTS // (8 * sums.numel())))
     tasks = (
         (points.handle, start, labels[start:stop], wanted)
-        for start, stop in blocks(len(points), AT_ONCE * BLOCK_ROWS)
+        for start, stop in blocks(len(points), at_once * BLOCK_ROWS)
     )
     for parts in points.engine.map(_sums_of_blocks, tasks):
         for part in parts:

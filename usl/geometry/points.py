@@ -363,17 +363,22 @@ class Points:
         # they lose below the smallest normal number.
         terms = self.dim + 16
         self.bound = Bound(shift=0.0, error=terms * UNIT32, underflow=terms * 2.0**-126)
-        # Kept here by products.packed.
+        # Kept here by products.packed, and by handle.
         self.packed: Any = None
+        self._handle: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For a task elsewhere; arrays, which are handed over without a copy.
         return _again, (self.host.numpy(), self.centre.cpu().numpy(), self.scale)
 
-    @cached_property
+    @property
     def handle(self) -> Any:
         """What stands for these points among the arguments of tasks."""
-        return self.engine.put(self)
+        if self.engine is LOCAL:
+            return self
+        if self._handle is None:
+            self._handle = self.engine.put(self)
+        return self._handle
 
     def part(self, start: int, stop: int) -> Points:
         """Some of these points as points of the same space."""

@@ -38,8 +38,8 @@ def farthest_picks(features: Any, budget: int) -> Tensor:
     """
     points = as_points(features)
     check_budget(budget, len(points))
-    together = torch.zeros(len(points), dtype=torch.int64)
-    total = member_sums(points, together, torch.ones(1, dtype=torch.bool))
+    together = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    total = member_sums(points, together, together[:1] == 0).cpu()
     nearest = _Nearest(points, int(distances_to(points.host, total[0] / len(points)).argmin()))
     for _ in range(budget - 1):
         nearest.take(int(nearest.distances.argmax()))

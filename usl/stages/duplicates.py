@@ -14,6 +14,7 @@ from PIL import Image
 from usl.artifacts import fingerprint
 from usl.config.parse import CfgNode
 from usl.data.folder import FolderDataset
+from usl.engines.local import Local
 from usl.errors import InputError
 from usl.geometry.duplicates import nearest_others, stand_ins, unusual_nearness
 from usl.geometry.points import Points, squared_distances
@@ -49,20 +50,20 @@ def check_duplicates(usl: CfgNode) -> None:
 
 
 def leave_out_duplicates(
-    run: Run, cfg: CfgNode, pool: Pool, images: FolderDataset
+    run: Run, cfg: CfgNode, pool: Pool, images: FolderDataset, *, engine: Local
 ) -> tuple[Pool, Duplicates]:
     """Leave out images with the pixels of an earlier one, and perhaps near-duplicates.
 
     Writes ``duplicates.csv`` of both. Without the files themselves no pixels are compared.
     """
-    points = Points(pool.features.values, run.device)
+    points = Points(pool.features.values, run.device, engine=engine)
     distances = _nearest(run, cfg, pool, points)
     same = _same_pixels(pool, points, distances, images)
     rows = pool.rows
     exact = [(rows[i], rows[first], 0.0) for i, first in enumerate(same) if i != first]
     if exact:
         pool = _without(pool, same)
-        points = Points(pool.features.values, run.device)
+        points = Points(pool.features.values, run.device, engine=engine)
         distances = _nearest(run, cfg, pool, points)
         log.info("left out as copies of others, pixel by pixel: %d", len(exact))
         _check_left(cfg, len(pool.rows), "exact copies are left out")

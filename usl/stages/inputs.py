@@ -55,8 +55,8 @@ def run_defaults() -> CfgNode:
 
 def add_engine(c: CfgNode) -> CfgNode:
     """Settings of stages that outgrow one machine."""
-    # Where images are embedded, and neighbours, clusters and picks computed, with the same results:
-    # local, in this process; ray, on the nodes of a Ray cluster.
+    # Where images are embedded, and neighbours, clusters and picks computed, from the same features
+    # the same ones: local, in this process; ray, on the nodes of a Ray cluster.
     c.ENGINE = "local"
     # host:port of a running cluster; empty: that of RAY_ADDRESS, else one starts on this machine.
     c.ENGINE_ADDRESS = ""

@@ -126,6 +126,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "classes": ("EXPORT_CLASSES",),
     "backend": ("KNN.BACKEND",),
     "engine": ("ENGINE",),
+    "engine_address": ("ENGINE_ADDRESS",),
     "selector": ("COMPARE.SELECTORS", "SELECTOR"),
     "k": ("USL.KNN_K", "USLT.KNN_K", "NUM_NEIGHBORS"),
     "iterations": ("USL.K_MEANS_NITERS",),

@@ -227,7 +227,7 @@ def choose_images(
     # Features of every image, in the order of the data set.
     pool, duplicates = embed_pool(run, cfg, images, encoder, engine=engine), None
     if "MERGE_NEAR_DUPLICATES" in cfg.USL and isinstance(images, FolderDataset):
-        pool, duplicates = leave_out_duplicates(run, cfg, pool, images)
+        pool, duplicates = leave_out_duplicates(run, cfg, pool, images, engine=engine)
 
     # Density, clusters, and from each cluster a dense image far from the other picks.
     choose(
@@ -295,6 +295,7 @@ def choose(
         k, len(features), regularizer.weight, _within(regularizer, budget),
     )  # fmt: skip
     log.info("neighbours, clusters and picks on %s", engine)
+    run.note(engine=str(engine))
     density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
     results: list[Result] = []
     selected, coverage = [], None

@@ -15,7 +15,7 @@ from torch import Tensor
 from usl.geometry.assignment import nearest_centroids
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.search import Neighbors, backend_of, search
-from usl.geometry.points import Points, squared_distances
+from usl.geometry.points import Points, distances_to
 
 # Points of a cell, about; and how many cells are searched for those of one, itself included.
 POINTS, SEARCHED = 1024, 16
@@ -33,12 +33,11 @@ class Cells:
     ----------
     members : list of Tensor, int64
         The points of each, ascending.
-    nearest : Tensor (C, C), int64
-        The cells, from each outwards: itself first.
+    centroids : Tensor (C, D), float64
     """
 
     members: list[Tensor]
-    nearest: Tensor
+    centroids: Tensor
 
     def groups(self) -> list[range]:
         """The cells of each task."""
@@ -55,7 +54,10 @@ class Cells:
         """The points that are searched for those of a cell, its own first; k or more."""
         near: list[Tensor] = []
         count = 0
-        for other in self.nearest[cell].tolist():
+        apart = distances_to(self.centroids, self.centroids[cell])
+        # Itself is nearest, also of centroids that are equal.
+        apart[cell] = -1.0
+        for other in apart.argsort(stable=True).tolist():
             if len(near) >= SEARCHED and count >= k:
                 break
             near.append(self.members[other])
@@ -73,10 +75,7 @@ def cells_of(points: Points) -> Cells:
     sizes = torch.bincount(labels, minlength=count)
     order = labels.argsort(stable=True)
     used = sizes.nonzero()[:, 0]
-    apart = squared_distances(coarse[used, None], coarse[used])
-    # Itself is nearest, also of centroids that are equal.
-    apart.fill_diagonal_(-1.0)
-    return Cells(list(torch.split(order, sizes[used].tolist())), apart.argsort(dim=1, stable=True))
+    return Cells(list(torch.split(order, sizes[used].tolist())), coarse[used])
 
 
 def search_cells(
@@ -107,5 +106,5 @@ def search_cells(
 
 def _searched(points: Points, rows: Tensor, count: int, k: int, memory: int | None) -> Neighbors:
     some = points.taken(rows)
-    found = search(some, 0, count, k, backend_of("auto", some), memory)
+    found = search(some, 0, count, k, backend_of("auto", some), memory, quiet=True)
     return Neighbors(found.distances, rows[found.indices], found.mean_distances)

@@ -36,7 +36,9 @@ SEED = 0
 HANDED_OVER = 4096
 
 
-def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
+def propose(
+    points: Points, k: int, memory: int, start: int, stop: int, *, quiet: bool = False
+) -> Iterator[Proposal]:
     """Lists of some points with small values, for some blocks of points at a time.
 
     Parameters
@@ -48,25 +50,31 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
         points is looked at once, for both; else twice.
     start, stop : int
         The points.
+    quiet : bool
+        Show no progress.
     """
     n = stop - start
     ready = packed(points)
     products, everyone = ready.products, ready.points
-    log.info("candidates by products of %s", products.name)
+    if not quiet:
+        log.info("candidates by products of %s", products.name)
     own, order = everyone, ready.order
     if n < len(points):
         # In the same order, so that those near each other are near each other here, too.
         order = order[(order >= start) & (order < stop)]
         own = products.pack(points.host, order)
-    limits, capacity = _first_limits(points, products, own, k)
-    block = -(-n // (max(1, round(n / BLOCK)) * LANES)) * LANES
-    check_free(8 * capacity * block, f"lists for the {k} neighbours of {block} images")
-    spans, others = list(blocks(own.padded, block)), list(blocks(everyone.padded, block))
-    count = len(spans)
+    limits, capacity = _first_limits(points, products, own, k, quiet)
     whole = own is everyone and 8 * capacity * n <= memory
-    at_once = count if whole else max(1, memory // LESS // (8 * capacity * block))
+    columns = _even(everyone.count, BLOCK)
+    # Of few rows, each thread has some.
+    each = max(TILE_ROWS, -(-n // (2 * torch.get_num_threads())))
+    rows = columns if whole else min(columns, _even(n, each))
+    check_free(8 * capacity * rows, f"lists for the {k} neighbours of {rows} images")
+    spans, others = list(blocks(own.padded, rows)), list(blocks(everyone.padded, columns))
+    count = len(spans)
+    at_once = count if whole else max(1, memory // LESS // (8 * capacity * rows))
     pairs = count * (count + 1) // 2 if whole else count * len(others)
-    with tqdm(total=pairs, desc="neighbours", unit="pair", disable=None) as bar:
+    with tqdm(total=pairs, desc="neighbours", unit="pair", disable=quiet or None) as bar:
         for first in range(0, count, at_once):
             some = range(first, min(count, first + at_once))
             part = slice(spans[some[0]][0], spans[some[-1]][1])
@@ -87,7 +95,7 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
 
 
 def _first_limits(
-    points: Points, products: Products, own: Operand, k: int
+    points: Points, products: Products, own: Operand, k: int, quiet: bool
 ) -> tuple[np.ndarray, int]:
     """A limit for each of some points, read off others, (n,) float32; how long lists should be.
 
@@ -118,12 +126,17 @@ def _first_limits(
             kernels.least_of_groups(products.values(own, start, sample, first, tile), least)
         kernels.rank_limits(least[: count - start], rank, limits[start:stop])
 
-    parts = list(blocks(own.padded, TILE_ROWS))
+    parts, hidden = list(blocks(own.padded, TILE_ROWS)), quiet or None
     with threads() as pool:
         reading = pool.map(read, parts)
-        for _ in tqdm(reading, desc="limits", unit="tile", total=len(parts), disable=None):
+        for _ in tqdm(reading, desc="limits", unit="tile", total=len(parts), disable=hidden):
             pass
     return limits, 64 + int(1.5 * (rank + 1) * n / sampled)
+
+
+def _even(n: int, size: int) -> int:
+    """The size, a multiple of LANES, of blocks of about ``size`` that cover n about evenly."""
+    return -(-n // (max(1, round(n / size)) * LANES)) * LANES
 
 
 class _Lists:

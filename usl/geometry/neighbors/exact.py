@@ -83,7 +83,8 @@ def find_neighbors(
     Returns
     -------
     Neighbors
-        On the CPU. Distances are exact in float64 before rounding, and ties go to the lowest index.
+        On the CPU. Distances are exact in float64 before rounding, and ties go to the lowest index,
+        of ``cells`` to the nearest cell.
 
     Raises
     ------
@@ -95,10 +96,14 @@ def find_neighbors(
         raise InputError(f"`k` is {k}; choose 1 to {len(points)}, the number of images")
     first = first_copies(points.host)
     distinct = (first == torch.arange(len(first))).nonzero()[:, 0]
+
+    def find(points: Points, k: int) -> Neighbors:
+        return _find(points, k, backend, memory, shards, source)
+
     with full_precision():
         if COPIES * len(distinct) <= len(points):
-            return _find_distinct(points, k, backend, memory, first, distinct)
-        return _find(points, k, backend, memory, shards, source)
+            return _find_distinct(points, k, first, distinct, find)
+        return find(points, k)
 
 
 def _find(
@@ -106,8 +111,8 @@ def _find(
     k: int,
     name: str,
     memory: int | None,
-    shards: Path | None = None,
-    source: dict[str, Any] | None = None,
+    shards: Path | None,
+    source: dict[str, Any] | None,
 ) -> Neighbors:
     if name in APPROXIMATE:
         cells = cells_of(points)
@@ -116,19 +121,20 @@ def _find(
         tasks = [partial(cells.task, points, group, k, memory) for group in groups]
         found = _each(points, search_cells, rows, tasks, k, shards, source)
         return _measured(points, found)
-    used, cuts = backend_of(name, points), points.engine.cut(len(points))
+    used, cuts = backend_of(name, points), points.engine.steps(len(points))
     if name == "auto":
         log.info("neighbours by %s", used)
     rows = [torch.arange(*cut) for cut in cuts]
-    tasks = [partial(_task, points, cut, k, used, memory) for cut in cuts]
+    quiet = len(cuts) > 1
+    tasks = [partial(_task, points, cut, k, used, memory, quiet) for cut in cuts]
     return _each(points, search, rows, tasks, k, shards, source)
 
 
 def _task(
-    points: Points, cut: tuple[int, int], k: int, used: str, memory: int | None
+    points: Points, cut: tuple[int, int], k: int, used: str, memory: int | None, quiet: bool
 ) -> tuple[Any, ...]:
     """The arguments of :func:`search`."""
-    return points.handle, *cut, k, used, memory
+    return points.handle, *cut, k, used, memory, quiet
 
 
 def _each(
@@ -143,7 +149,7 @@ def _each(
     """What tasks find, each for some rows; from ``shards`` what is there."""
     store = None
     if shards is not None and len(tasks) > 1:
-        store = Shards(shards, source or {}, len(tasks), "neighbours")
+        store = Shards(shards, source or {}, list(map(len, rows)), "neighbours")
     missing = [number for number in range(len(tasks)) if store is None or not store.has(number)]
     found = points.engine.map(work, (tasks[number]() for number in missing))
     if len(tasks) == 1 and work is search:
@@ -187,7 +193,11 @@ def _measured(points: Points, found: Neighbors) -> Neighbors:
 
 
 def _find_distinct(
-    points: Points, k: int, name: str, memory: int | None, first: Tensor, distinct: Tensor
+    points: Points,
+    k: int,
+    first: Tensor,
+    distinct: Tensor,
+    find: Callable[[Points, int], Neighbors],
 ) -> Neighbors:
     """:func:`_find` where many points are copies: among the distinct ones, each then its copies.
 
@@ -197,7 +207,7 @@ def _find_distinct(
     few = min(k, len(distinct))
     part = Part(points, 0, empty(len(points), k))
     alone = Points(points.host[distinct], points.device, engine=points.engine)
-    found = _find(alone, few, name, memory)
+    found = find(alone, few)
     order = torch.argsort(first, stable=True)
     sizes = torch.bincount(first, minlength=len(points))[distinct]
     begins = sizes.cumsum(0) - sizes

@@ -28,7 +28,9 @@ def check() -> Any:
     return faiss
 
 
-def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
+def propose(
+    points: Points, k: int, memory: int, start: int, stop: int, *, quiet: bool = False
+) -> Iterator[Proposal]:
     """The points with the smallest float32 distances, a few more than k.
 
     Parameters
@@ -39,6 +41,8 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
         Not used: faiss has its own blocks.
     start, stop : int
         The points to find candidates for.
+    quiet : bool
+        Show no progress.
 
     Notes
     -----
@@ -47,6 +51,6 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
     faiss, fast = check(), points.fast.numpy()
     faiss.omp_set_num_threads(torch.get_num_threads())
     parts = torch.split(torch.arange(start, stop), HANDED_OVER)
-    for some in tqdm(parts, desc="neighbours", unit="block", disable=None):
+    for some in tqdm(parts, desc="neighbours", unit="block", disable=quiet or None):
         values, indices = faiss.knn(fast[some.numpy()], fast, width_for(k, len(points)))
         yield listed(points, some, torch.from_numpy(values), torch.from_numpy(indices))

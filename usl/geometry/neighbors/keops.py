@@ -22,7 +22,9 @@ HANDED_OVER = 16384
 MOST = 1 << 24
 
 
-def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
+def propose(
+    points: Points, k: int, memory: int, start: int, stop: int, *, quiet: bool = False
+) -> Iterator[Proposal]:
     """The points with the smallest float32 distances, a few more than k.
 
     Parameters
@@ -33,6 +35,8 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
         Not used: no distances are kept.
     start, stop : int
         The points to find candidates for.
+    quiet : bool
+        Show no progress.
 
     Notes
     -----
@@ -43,7 +47,7 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
     if n > MOST:
         raise InputError(f"`backend` keops counts in float32, up to {MOST} images; choose auto")
     parts = torch.split(torch.arange(start, stop), HANDED_OVER)
-    for some in tqdm(parts, desc="neighbours", unit="block", disable=None):
+    for some in tqdm(parts, desc="neighbours", unit="block", disable=quiet or None):
         values, indices = _smallest(points.fast[some.to(points.device)], points.fast, width)
         yield listed(points, some, values, indices)
 

@@ -45,18 +45,14 @@ def width_for(k: int, n: int) -> int:
 
 
 def listed(points: Points, rows: Tensor, values: Tensor, indices: Tensor) -> Proposal:
-    """What a library found by products of ``points.fast``: values (n, w) and whose they are.
-
-    An index of -1 stands for none; those come last.
-    """
+    """What a library found by products of ``points.fast``: values (n, w) and whose they are."""
     n, width = values.shape
-    there = indices >= 0
     bits = values.clamp_min(0).contiguous().view(torch.int32).long()
     left_out = torch.full((n,), torch.inf, device=values.device)
     if width < len(points):
-        left_out = values.where(there, -torch.inf).amax(dim=1)
-    candidates = (bits << 32) | indices.clamp_min(0)
-    fill = there.sum(dim=1, dtype=torch.int32)
+        left_out = values.amax(dim=1)
+    candidates = (bits << 32) | indices
+    fill = torch.full((n,), width, dtype=torch.int32, device=values.device)
     return Proposal(rows, candidates, fill, left_out, points.bound)
 
 
@@ -65,5 +61,5 @@ def indices_of(candidates: Tensor) -> Tensor:
     return candidates & 0xFFFFFFFF
 
 
-# (points, k, memory in bytes, start, stop): candidates for these points, each once, in some order.
-Backend = Callable[[Points, int, int, int, int], Iterator[Proposal]]
+# (points, k, memory in bytes, start, stop, quiet=): candidates for these points, in some order.
+Backend = Callable[..., Iterator[Proposal]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ class Neighbors:
     distances : Tensor (N, K), float32
         Squared Euclidean distances, ascending.
     indices : Tensor (N, K), int64
-        Whose they are; equal distances in the order of the indices.
+        Whose they are; equal distances in the order of the indices, or of ``cells`` in that of the
+        cells.
     mean_distances : Tensor (N,), float64
         Mean kNN distance: of the squared distances, before they were rounded to float32.
     recall : float
@@ -108,9 +110,15 @@ def backend_of(name: str, points: Points | None = None) -> str:
 
 
 def search(
-    points: Points, start: int, stop: int, k: int, used: str, memory: int | None
+    points: Points,
+    start: int,
+    stop: int,
+    k: int,
+    used: str,
+    memory: int | None,
+    quiet: bool = False,
 ) -> Neighbors:
-    """The neighbours of some points, by a backend that runs here."""
+    """The neighbours of the points from ``start`` to ``stop``, by a backend that runs here."""
     part = Part(points, start, empty(stop - start, k))
     settle = settle_all
     if used != "torch" and points.device.type == "cpu" and jit.works():
@@ -118,13 +126,13 @@ def search(
     tiles = tile_bytes(points)
     with full_precision():
         wanted = memory or (_lists() if used == "compiled" else tiles)
-        proposals = BACKENDS[used](points, k, wanted, start, stop)
+        proposals = BACKENDS[used](points, k, wanted, start, stop, quiet=quiet)
         rest = _settled(part, proposals, settle)
         if used != "torch":
             # Rows whose candidates were too few, or too alike for the error of their values.
-            proposals = torch_backend.propose_rows(points, k, tiles, rest)
+            proposals = torch_backend.propose_rows(points, k, tiles, rest, quiet=quiet)
             rest = _settled(part, proposals, settle_all)
-        _settle_rest(part, rest.to(points.device))
+        _settle_rest(part, rest.to(points.device), quiet)
     return part.found
 
 
@@ -205,7 +213,7 @@ def _reach(points: Points, bound: Bound, rows: Tensor, farthest: Tensor) -> Tens
     return bound.reach(length, farthest / points.scale**2)
 
 
-def _settle_rest(part: Part, rows: Tensor) -> None:
+def _settle_rest(part: Part, rows: Tensor, quiet: bool) -> None:
     """Rows whose candidates may miss a neighbour: take every point within reach instead.
 
     Points that are the same vector have the same neighbours, so each vector is treated once.
@@ -216,7 +224,7 @@ def _settle_rest(part: Part, rows: Tensor) -> None:
     _, groups = torch.unique(points.exact[rows], dim=0, return_inverse=True)
     order = groups.argsort(stable=True)
     sizes = torch.bincount(groups).tolist()
-    for members in tqdm(order.split(sizes), desc="near ties", unit="row", disable=None):
+    for members in tqdm(order.split(sizes), desc="near ties", unit="row", disable=quiet or None):
         row = rows[members[:1]]
         last = part.found.indices[row.cpu() - part.start, -1].to(points.device)
         farthest = squared_distances(points.exact[last], points.exact[row])
@@ -236,11 +244,11 @@ def _settle_long(points: Points, row: Tensor, candidates: Tensor, k: int) -> tup
     return distances[None, :k], candidates[0][order[:k]][None]
 
 
-def _compiled(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
+def _compiled(*given: Any, quiet: bool = False) -> Iterator[Proposal]:
     # Imports numba, which takes its time.
     from usl.geometry.neighbors.compiled import propose
 
-    return propose(points, k, memory, start, stop)
+    return propose(*given, quiet=quiet)
 
 
 BACKENDS: dict[str, Backend] = {

@@ -15,7 +15,9 @@ from usl.geometry.points import Points
 TILE_COLUMNS = 65536
 
 
-def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Iterator[Proposal]:
+def propose(
+    points: Points, k: int, memory: int, start: int, stop: int, *, quiet: bool = False
+) -> Iterator[Proposal]:
     """The points with the smallest float32 distances, a few more than k, tile by tile.
 
     Parameters
@@ -26,6 +28,8 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
         Bytes for one tile of distances.
     start, stop : int
         The points to find candidates for.
+    quiet : bool
+        Show no progress.
 
     Notes
     -----
@@ -33,16 +37,18 @@ def propose(points: Points, k: int, memory: int, start: int, stop: int) -> Itera
     """
     # Made once; for scattered rows its blocks are made as they are needed.
     _ = points.fast
-    yield from propose_rows(points, k, memory, torch.arange(start, stop))
+    yield from propose_rows(points, k, memory, torch.arange(start, stop), quiet=quiet)
 
 
-def propose_rows(points: Points, k: int, memory: int, rows: Tensor) -> Iterator[Proposal]:
+def propose_rows(
+    points: Points, k: int, memory: int, rows: Tensor, *, quiet: bool = False
+) -> Iterator[Proposal]:
     """:func:`propose` for some points (n,), int64."""
     n = len(points)
     width = width_for(k, n)
     rows_at_once = max(1, memory // (4 * min(n, TILE_COLUMNS)))
     starts = range(0, len(rows), rows_at_once)
-    for start in tqdm(starts, desc="neighbours", unit="block", disable=None):
+    for start in tqdm(starts, desc="neighbours", unit="block", disable=quiet or None):
         part = rows[start : start + rows_at_once]
         values, candidates = _smallest(points, part.to(points.device), width, memory)
         yield listed(points, part, values, candidates)
