@@ -27,6 +27,9 @@ from usl.errors import InputError
 
 log = logging.getLogger("usl")
 
+# Of a core that who encodes on CPUs asks for: Ray puts what asks for nothing anywhere, perhaps all
+# on one node. Tasks that load leave it.
+SHARE = 0.01
 # Seconds in which a cluster must answer.
 PATIENCE = 10.0
 # Items of a block of Ray Data.
@@ -122,15 +125,14 @@ class Ray(Local):
         log.info("embedding on %d %s", gpus or self.nodes, "GPUs" if gpus else "nodes")
         found = (
             data.from_items(rows, override_num_blocks=blocks)
-            .map(partial(_load, handle=loading, package=this_package()))
+            .map(partial(_load, handle=loading, package=this_package()), num_cpus=1 - SHARE)
             .map_batches(
                 _Encoder,
                 fn_constructor_args=(encoding, this_package(), 0 if gpus else self.cores),
                 batch_size=1,
                 batch_format="numpy",
                 compute=data.ActorPoolStrategy(size=min(blocks, gpus or self.nodes)),
-                # Next to nothing, since what asks for nothing may share a node.
-                num_cpus=0.01,
+                num_cpus=SHARE,
                 num_gpus=1 if gpus else 0,
             )
         )
