@@ -134,13 +134,19 @@ def main() -> None:
         worker(given.worker, given.nodes[0], given.backend)
         return
     print(f"{torch.get_num_threads()} threads, {cpu()}\n")
+    if given.plot and len(given.images) < 2:
+        parser.error("a plot needs two numbers of --images, or more")
+    figures: dict[str, object] = {"cpu": cpu()}
     for nodes in given.nodes if given.engine == "ray" else [0]:
-        print(f"{nodes} nodes\n" if nodes else "this process\n")
-        measure(given, [2000, 5000] if given.smoke else given.images, nodes)
+        where = f"{nodes} nodes" if nodes else "this process"
+        print(f"{where}\n")
+        figures[where] = measure(given, [2000, 5000] if given.smoke else given.images, nodes)
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(given: argparse.Namespace, counts: list[int], nodes: int) -> None:
-    """Print a table for so many nodes; 0: this process."""
+def measure(given: argparse.Namespace, counts: list[int], nodes: int) -> dict[str, object]:
+    """Print a table for so many nodes; 0: this process. Its figures."""
     titles = (*PARTS, "all, s", "peak, MB", "features, MB", "sum of the picks")
     print(f"| images | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
     seconds, megabytes = [], []
@@ -160,17 +166,14 @@ def measure(given: argparse.Namespace, counts: list[int], nodes: int) -> None:
             cells = [f"{s:.2f}" for s in (*found["seconds"], sum(found["seconds"]))]
             sizes = f"{found['megabytes']:.0f} | {count * DIM * 4 / 2**20:.0f}"
             print(f"| {count} | {' | '.join(cells)} | {sizes} | {found['picks']} |", flush=True)
-    if len(counts) == 1:
-        return
     table = np.array(seconds)
-    columns = [*table.T, table.sum(axis=1), np.maximum(megabytes, 1e-3)]
-    fitted = [f"N^{exponent(counts, list(column)):.2f}" for column in columns]
-    print(f"| fitted | {' | '.join(fitted)} | N^1 | |\n")
+    if len(counts) > 1:
+        columns = [*table.T, table.sum(axis=1), np.maximum(megabytes, 1e-3)]
+        fitted = [f"N^{exponent(counts, list(column)):.2f}" for column in columns]
+        print(f"| fitted | {' | '.join(fitted)} | N^1 | |\n")
     if given.plot:
-        plot(counts, table, megabytes, given.plot)
-    if given.json:
-        figures = {"images": counts, "seconds": seconds, "megabytes": megabytes}
-        given.json.write_text(json.dumps({"cpu": cpu()} | figures, indent=1) + "\n")
+        plot(counts, table, megabytes, given.plot.with_stem(f"{given.plot.stem}{nodes or ''}"))
+    return {"images": counts, "seconds": seconds, "megabytes": megabytes}
 
 
 if __name__ == "__main__":

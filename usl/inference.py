@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.encoders.preprocess import Preprocess
 from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
@@ -128,6 +129,8 @@ def extract(
         for first in range(start, stop, batch_size)
     ]
 
+    if isinstance(dataset, FolderDataset) and engine.threads:
+        dataset = replace(dataset, workers=engine.threads)
     load = Load(dataset, preprocess, skip_unreadable)
     encode = Encode(network, preprocess, precision, finite)
     parts = []

@@ -1,5 +1,6 @@
 """Picks do not depend on where, and in how many pieces, they are computed."""
 
+import json
 import pickle
 
 import numpy as np
@@ -137,6 +138,17 @@ def test_neighbours_that_were_stopped_go_on(monkeypatch, tmp_path, backend):
     with pytest.raises(KeyboardInterrupt):
         tasks(1, after=2)
     assert [tasks(1), tasks(1), tasks(2)] == [3, 0, 5]
+
+
+def test_a_folder_is_searched_on_the_engine(script, image_folder, tmp_path, monkeypatch):
+    engine = Halting(-1)
+    monkeypatch.setattr("usl.stages.inputs.engine_named", lambda name, address: engine)
+    script(
+        "selective_labeling/usl-images.py", "--opts", "DATASET.ROOT_DIR", image_folder / "train",
+        "MODEL.ARCH", "pixels", "USL.NUM_SELECTED_SAMPLES", 3, "RUN_DIR", tmp_path / "run",
+    )  # fmt: skip
+    assert engine.done
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["engine"] == "this machine"
 
 
 def test_points_travel_with_their_space():

@@ -60,6 +60,9 @@ class Local:
     runs: how rows are cut into tasks is the engine's to choose.
     """
 
+    # Of a task that loads images; 0: as many as the data set says.
+    threads = 0
+
     def __str__(self) -> str:
         return "this machine"
 

@@ -56,6 +56,9 @@ class Ray(Local):
         this package.
     """
 
+    # While one waits for a file that is elsewhere, the other decodes.
+    threads = 2
+
     def __init__(self, address: str = "", *, rows: int = ROWS) -> None:
         self.ray, self.rows = _ray(), rows
         address = address or os.environ.get("RAY_ADDRESS", "")
