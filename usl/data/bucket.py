@@ -16,6 +16,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
 PATIENCE = 30
 # What may come behind a question mark: no secrets, since it is written into RUN_DIR.
 OPTIONS = ("region", "scheme", "endpoint_override", "retry_limit_seconds", "project_id")
+ADVICE = "give a URL such as s3://bucket/folder that your credentials may list"
 # What stays of a URL where spaces and letters beyond ASCII are quoted.
 SAFE = "%/:@!$&'()*+,;=~[]"
 
@@ -77,7 +78,7 @@ class Bucket:
         InputError
             Gone, or larger than a gibibyte.
         Unreachable
-        Nobody answers, or no right to read it.
+            Nobody answers, or no right to read it.
         """
         store, root = self._open()
         try:
@@ -143,9 +144,6 @@ def _check(url: str, options: str) -> None:
             f"{url} has the option {others[0]!r}; give some of {', '.join(OPTIONS)}, and secrets "
             "where the cloud's own tools look for them"
         )
-
-
-ADVICE = "give a URL such as s3://bucket/folder that your credentials may list"
 
 
 def _reason(error: Exception) -> str:

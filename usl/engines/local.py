@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,14 @@ def ahead(load: Callable[[Any], Any], items: Sequence[Any]) -> Generator[Any, No
             yield last.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """An array as a tensor, without a copy; also one that is mapped or shared, and so read-only."""
+    with warnings.catch_warnings():
+        # Whoever takes it writes to none of its inputs.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def cuts(n: int, size: int) -> list[tuple[int, int]]:

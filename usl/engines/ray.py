@@ -10,7 +10,6 @@ import logging
 import os
 import pickle
 import socket
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import cache, lru_cache, partial
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usl.engines.local import ROWS, Encode, Local, cuts
+from usl.engines.local import ROWS, Encode, Local, cuts, tensor_of
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -293,7 +292,4 @@ def _received(array: Any) -> Tensor:
     if isinstance(array, bytes):
         tensor: Tensor = pickle.loads(array)
         return tensor
-    with warnings.catch_warnings():
-        # What is shared is read-only; no task changes its arguments.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+    return tensor_of(array)

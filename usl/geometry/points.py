@@ -7,7 +7,6 @@ so gives the same bits for every block size, thread count and device.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.engines.local import LOCAL, Local
+from usl.engines.local import LOCAL, Local, tensor_of
 from usl.errors import InputError
 
 # Rows of one block wherever all rows are visited; a power of two, so that blocks never straddle
@@ -69,7 +68,7 @@ def as_features(features: Any, name: str = "features", *, rows: np.ndarray | Non
         if array.dtype.kind in "iu" or array.dtype.itemsize > 8:
             array = array.astype(np.float64)
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        tensor = _tensor(np.ascontiguousarray(native))
+        tensor = tensor_of(np.ascontiguousarray(native))
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     elif not tensor.is_floating_point():
@@ -442,15 +441,8 @@ def _points(host: Tensor, exact: Tensor, centre: Tensor, scale: float) -> Points
 
 
 def _again(host: np.ndarray, centre: np.ndarray, scale: float) -> Points:
-    rows, middle = (_tensor(array) for array in (host, centre))
+    rows, middle = (tensor_of(array) for array in (host, centre))
     return _points(rows, rows, middle, scale)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    with warnings.catch_warnings():
-        # Arrays mapped read-only are fine: nothing here writes to its input.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
 
 
 @contextmanager
