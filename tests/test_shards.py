@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from usl import InputError
-from usl.shards import Shards
+from usl import InputError, shards
+from usl.shards import Shards, Snapshot
 
 
 def test_parts_are_kept_for_the_same_source_only(tmp_path, caplog):
@@ -39,3 +39,35 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write .*file/s"):
         Shards(tmp_path / "file" / "s", {}, [3], "things")
+
+
+def test_the_last_state_is_kept_for_the_same_source_only(tmp_path, monkeypatch):
+    store = Snapshot(tmp_path / "s", {"k": 3})
+    assert store.load() == (0, {}) and not store.due
+    monkeypatch.setattr(shards, "SAVE_EVERY", 0.0)
+    assert store.due
+    for number in (9, 10):
+        store.save(number, {"a": np.arange(number), "b": np.eye(2)})
+    number, found = Snapshot(tmp_path / "s", {"k": 3}).load()
+    assert number == 10 and found["a"].tolist() == list(range(10)) and sorted(found) == ["a", "b"]
+    assert len(list(store.folder.iterdir())) == 2
+    assert Snapshot(tmp_path / "s", {"k": 4}).load() == (0, {})
+
+
+def test_a_state_that_was_not_written_whole_is_none(tmp_path, monkeypatch):
+    store = Snapshot(tmp_path / "s", {})
+    store.save(3, {"a": np.arange(3), "b": np.arange(3)})
+
+    def full(path, array):
+        if path.name == "b.npy":
+            raise InputError("no space left")
+        path.touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("usl.shards.save_array", full)
+        with pytest.raises(InputError, match="no space left"):
+            store.save(4, {"a": np.arange(4), "b": np.arange(4)})
+    number, found = Snapshot(tmp_path / "s", {}).load()
+    assert number == 3 and found["a"].tolist() == [0, 1, 2]
+    store.save(4, {"a": np.arange(4), "b": np.arange(4)})
+    assert Snapshot(tmp_path / "s", {}).load()[0] == 4

@@ -1,10 +1,11 @@
-"""Parts of a long result, kept until the whole is safe, so that a killed run goes on."""
+"""Parts and states of a long computation, kept until its result is safe: a killed run goes on."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from usl.artifacts import load_array, save_array, save_text
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
+
+# Seconds between two states that are kept.
+SAVE_EVERY = 60.0
 
 
 class Shards:
@@ -41,18 +45,9 @@ class Shards:
         self, folder: Path, source: dict[str, Any], sizes: Sequence[int], what: str
     ) -> None:
         self.folder = folder
-        made_from = folder / "source.json"
-        wanted = json.dumps(source | {"rows": list(sizes)}, sort_keys=True)
-        if made_from.exists() and made_from.read_text(encoding="utf-8") == wanted:
+        if _prepared(folder, source | {"rows": list(sizes)}):
             done = len(list(folder.glob("[0-9]*-0.npy")))
             log.info("%s: %d of %d shards are there already", what, done, len(sizes))
-            return
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"cannot write {folder}: {error.strerror}") from None
-        save_text(made_from, wanted)
 
     def has(self, number: int) -> bool:
         """Whether a part is there."""
@@ -71,3 +66,68 @@ class Shards:
 
     def _path(self, number: int, place: int) -> Path:
         return self.folder / f"{number:05}-{place}.npy"
+
+
+class Snapshot:
+    """The last state of what goes through many.
+
+    Parameters
+    ----------
+    folder : Path
+        It is made, or emptied where its state is of another source.
+    source : dict
+        All that the states depend on.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, source: dict[str, Any]) -> None:
+        self.folder = folder
+        _prepared(folder, source)
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to keep another."""
+        return time.monotonic() - self._saved >= SAVE_EVERY
+
+    def load(self) -> tuple[int, dict[str, np.ndarray]]:
+        """Number and arrays of the state that was kept last; 0 and none where there is none."""
+        kept = self._kept()
+        if not kept:
+            return 0, {}
+        paths = kept[-1].glob("*.npy")
+        return int(kept[-1].name), {p.stem: np.array(load_array(p, kind="fiub")) for p in paths}
+
+    def save(self, number: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep state ``number`` instead of those before."""
+        before, place = self._kept(), self.folder / f"{number:06}"
+        unfinished = place.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for name, array in arrays.items():
+            save_array(unfinished / f"{name}.npy", array)
+        unfinished.rename(place)
+        for old in before:
+            shutil.rmtree(old)
+        self._saved = time.monotonic()
+
+    def _kept(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if path.name.isdigit())
+
+
+def _prepared(folder: Path, source: dict[str, Any]) -> bool:
+    """Whether a folder has what was made from this source; else it is made, or emptied."""
+    made_from, wanted = folder / "source.json", json.dumps(source, sort_keys=True)
+    if made_from.exists() and made_from.read_text(encoding="utf-8") == wanted:
+        return True
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}") from None
+    save_text(made_from, wanted)
+    return False

@@ -8,7 +8,7 @@ from operator import mul
 import numpy as np
 import pytest
 import torch
-from helpers import features
+from helpers import features, kill
 
 from usl import InputError, Regularizer
 from usl.data.datasets import open_dataset
@@ -114,6 +114,55 @@ class Losing(Ray):
                 self.cluster.remove_node(self.node)
                 self.node = None
             yield result
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from helpers import features
+from usl.data.datasets import open_dataset
+from usl.encoders.registry import Request, build_encoder
+from usl.engines.ray import Ray
+from usl.geometry.neighbors.exact import find_neighbors
+from usl.geometry.points import Points
+from usl.inference import extract
+
+step, address, folder = sys.argv[1:]
+engine, shards = Ray(address, rows=200), Path(folder)
+if step == "neighbours":
+    find_neighbors(Points(features("sphere", 3001, 8), engine=engine), 20, shards=shards)
+else:
+    images = open_dataset("digits", folder)
+    encoder = build_encoder("pixels", Request(images=images))
+    given = {"preprocess": encoder.preprocess, "batch_size": 5, "engine": engine}
+    extract(encoder.network, images, shards=shards, **given)
+"""
+
+
+@pytest.mark.parametrize("step", ["neighbours", "features"])
+def test_a_killed_driver_goes_on_from_its_shards(cluster, expected, tmp_path, caplog, step):
+    shards = tmp_path / "shards"
+    caplog.set_level("INFO", "usl")
+
+    def done():
+        return len(list(shards.glob("0*-0.npy")))
+
+    kill([sys.executable, "-c", DRIVER, step, cluster.address, shards], when=lambda: done() >= 2)
+    count = done()
+    ours = Ray(cluster.address, rows=200)
+    if step == "neighbours":
+        points = Points(features("sphere", IMAGES, 8), engine=ours)
+        assert equal(find_neighbors(points, 20, shards=shards).columns, expected[:3])
+        whole = -(-IMAGES // 200)
+    else:
+        images = open_dataset("digits", tmp_path)
+        encoder = build_encoder("pixels", Request(images=images))
+        given = {"preprocess": encoder.preprocess, "batch_size": 5, "quiet": True}
+        found = extract(encoder.network, images, shards=shards, engine=ours, **given)
+        assert np.allclose(found, extract(encoder.network, images, **given), atol=1e-5)
+        whole = -(-len(images) // 40)
+    assert 2 <= count < whole
+    assert f"{step}: {count} of {whole} shards are there already" in caplog.text
 
 
 def engine(cluster):

@@ -6,7 +6,7 @@ import torch
 from helpers import features
 from oracles import selection as oracle
 
-from usl import select
+from usl import select, shards
 from usl.geometry import int16
 from usl.geometry.assignment import Assigner
 from usl.geometry.kmeans import _part_by_rank, kmeans, member_sums
@@ -148,3 +148,37 @@ def test_compiled_sums_have_the_bits_of_torchs(monkeypatch, kind):
     parts = [_part_by_rank(x[a:b], labels[a:b], wanted) for a, b in blocks(len(x))]
     assert torch.equal(sums, sum(parts))
     assert not sums[3].any() and sums[2].all()
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 6])
+def test_a_stopped_kmeans_goes_on_to_the_same_clusters(tmp_path, monkeypatch, stopped):
+    # Copies, so that clusters empty on the way.
+    x = np.concatenate([features("sphere", 900, 4), stored_often(3, 40, 4)])
+    expected = kmeans(x, 60, seed=1, iterations=12, nonempty=60)
+    monkeypatch.setattr(shards, "SAVE_EVERY", 0.0)
+    calls = count_assignments(monkeypatch, stop_after=stopped)
+    options = {"seed": 1, "iterations": 12, "nonempty": 60, "kept": tmp_path / "k"}
+    with pytest.raises(KeyboardInterrupt):
+        kmeans(x, 60, **options)
+    calls.clear()
+    found = kmeans(x, 60, **options)
+    assert len(calls) == 12 - stopped
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.centroids, expected.centroids)
+    assert len(kmeans(x, 60, **options | {"source": {"another": 1}}).labels) == len(x)
+    assert len(calls) == 12 - stopped + 12
+
+
+def count_assignments(monkeypatch, *, stop_after):
+    """A list that grows with each assignment; in the one after so many somebody presses Ctrl-C."""
+    calls, stops, whole = [], [stop_after], Assigner.__call__
+
+    def counted(self, *given):
+        if [len(calls)] == stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        calls.append(1)
+        return whole(self, *given)
+
+    monkeypatch.setattr(Assigner, "__call__", counted)
+    return calls

@@ -12,6 +12,7 @@ from helpers import printed_alone
 from PIL import Image
 
 from usl import InputError
+from usl.geometry.kmeans import member_sums
 from usl.selectors.maxherding import herding_picks
 
 
@@ -187,3 +188,32 @@ def test_selectors_that_cannot_choose_here(pets, tmp_path, script, more, message
     with pytest.raises(InputError, match=message):
         script(FEATURES, *options(pets, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_selection_stopped_in_kmeans_goes_on(tmp_path, script, capsys, monkeypatch):
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).randn(400, 5))
+    whole, run, more = tmp_path / "whole", tmp_path / "run", ("USL.NUM_SELECTED_SAMPLES", 30)
+    script(FEATURES, *options(tmp_path / "x.npy", whole, *more))
+    monkeypatch.setattr("usl.shards.SAVE_EVERY", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("usl.geometry.kmeans.member_sums", stopping(after=3))
+        script(FEATURES, *options(tmp_path / "x.npy", run, *more))
+    assert (run / "clusters_30_1.partial").exists()
+    capsys.readouterr()
+    script(FEATURES, *options(tmp_path / "x.npy", run, *more))
+    assert "k-means goes on after 3 iterations" in capsys.readouterr().err
+    assert not (run / "clusters_30_1.partial").exists()
+    for name in ("selected.csv", "cluster_labels_30_1.npy", "centroids_30_1.npy"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def stopping(*, after):
+    """The sums of k-means, and Ctrl-C after so many."""
+    left = iter(range(after))
+
+    def sums(*given):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return member_sums(*given)
+
+    return sums

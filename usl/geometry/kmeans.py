@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +25,14 @@ from usl.geometry.points import (
     full_precision,
     squared_distances,
 )
+from usl.shards import Snapshot
+
+log = logging.getLogger("usl")
 
 # Blocks of rows whose sums are made at a time, at most, and bytes of these sums.
 AT_ONCE, PARTS = 16, 1 << 28
+# What an iteration starts from.
+STATE = ("labels", "centroids", "allowed")
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ def kmeans(
     start: Tensor | None = None,
     quiet: bool = False,
     device: str | torch.device = "cpu",
+    kept: Path | None = None,
+    source: dict[str, Any] | None = None,
 ) -> Clusters:
     """Cluster points with Lloyd's algorithm.
 
@@ -87,6 +96,11 @@ def kmeans(
         Show no progress.
     device : str or torch.device
         Where to compute, unless ``features`` are Points.
+    kept : Path, optional
+        Folder for the state of about a minute ago, from which it goes on, to the same result, where
+        it was stopped. The caller removes it once the clusters are safe.
+    source : dict, optional
+        What the clusters depend on. A state of another source is discarded.
 
     Returns
     -------
@@ -107,18 +121,30 @@ def kmeans(
     if first is None:
         generator = torch.Generator().manual_seed(seed)
         first = torch.randperm(len(points), generator=generator)[:clusters]
+    snapshot = None if kept is None else Snapshot(kept, source or {})
     with full_precision():
-        result = _lloyd(points, points.host[first].double(), iterations, quiet)
+        result = _lloyd(points, points.host[first].double(), iterations, quiet, snapshot)
     return _fill(points, result, nonempty)
 
 
-def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> Clusters:
-    centroids = centroids.to(points.device)
-    allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool, device=points.device)
-    labels = torch.full((len(points),), -1, device=points.device)
+def _lloyd(
+    points: Points, centroids: Tensor, iterations: int, quiet: bool, snapshot: Snapshot | None
+) -> Clusters:
+    allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool)
+    labels, done = torch.full((len(points),), -1), 0
+    if snapshot is not None:
+        done, state = snapshot.load()
+        if done:
+            log.info("k-means goes on after %d iterations", done)
+            labels, centroids, allowed = (torch.from_numpy(state[name]) for name in STATE)
+    labels, centroids, allowed, moved = (
+        tensor.to(points.device) for tensor in (labels, centroids, allowed, moved)
+    )
     assign = Assigner(points)
-    with tqdm(total=iterations, desc="k-means", unit="iteration", disable=quiet or None) as bar:
-        for _ in range(iterations):
+    bar = tqdm(desc="k-means", unit="iteration", total=iterations, disable=quiet or None)
+    bar.update(done)
+    with bar:
+        for number in range(done, iterations):
             before, labels = labels, assign(centroids, allowed, moved)
             bar.update()
             other = labels != before
@@ -134,6 +160,9 @@ def _lloyd(points: Points, centroids: Tensor, iterations: int, quiet: bool) -> C
             sums = member_sums(points, labels, moved)
             means = sums / counts.clamp_min(1)[:, None]
             centroids = torch.where(moved[:, None], means, centroids)
+            if snapshot is not None and snapshot.due:
+                arrays = (tensor.cpu().numpy() for tensor in (labels, centroids, allowed))
+                snapshot.save(number + 1, dict(zip(STATE, arrays, strict=True)))
     return Clusters(labels.cpu(), centroids.cpu())
 
 

@@ -233,13 +233,20 @@ def clusters(
         Expected(f"centroids_{budget}_{seed}.npy", (count, points.dim)),
     ]
 
+    kept = None if run.folder is None else run.folder / f"clusters_{budget}_{seed}.partial"
+
     def compute() -> list[np.ndarray]:
-        found = kmeans(points, count, seed=seed, iterations=iterations, nonempty=budget + labelled)
+        found = kmeans(
+            points, count, seed=seed, iterations=iterations, nonempty=budget + labelled,
+            kept=kept, source=source,
+        )  # fmt: skip
         return [found.labels.numpy(), found.centroids.float().numpy()]
 
     with run.timed("k-means"):
         labels, centroids = run.cached(expected, source, compute, by_budget=True)
         assert labels is not None and centroids is not None
+        if kept is not None:
+            shutil.rmtree(kept, ignore_errors=True)
     return Clusters(torch.from_numpy(labels).long(), torch.from_numpy(centroids).double())
 
 
