@@ -56,13 +56,9 @@ def torchrun(count, script, *argv):
 def kill_script(script, *argv, when):
     """Start a script and kill it as soon as ``when()``."""
     path = ROOT / script
-    kill([sys.executable, path.name, *map(str, argv)], when=when, cwd=path.parent)
-
-
-def kill(command, *, when, cwd=TESTS):
-    """Start a command and kill it as soon as ``when()``."""
+    command = [sys.executable, path.name, *map(str, argv)]
     nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=cwd, stderr=nowhere, stdout=nowhere)
+    process = subprocess.Popen(command, cwd=path.parent, stderr=nowhere, stdout=nowhere)
     deadline = time.monotonic() + 120
     while not when() and time.monotonic() < deadline:
         time.sleep(0.005)

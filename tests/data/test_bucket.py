@@ -91,7 +91,7 @@ def test_who_may_not_list_a_bucket_is_told_so(monkeypatch, folder):
         def get_file_info(self, selector):
             raise PermissionError("AWS Error ACCESS_DENIED during ListObjectsV2 operation")
 
-    monkeypatch.setattr(Bucket, "_open", lambda self: (Forbidden(), "x"))
+    monkeypatch.setattr(Bucket, "store", property(lambda self: (Forbidden(), "x")))
     with pytest.raises(InputError, match="cannot list s3://x/y: AWS Error ACCESS_DENIED .*; give"):
         Bucket("s3://x/y")
 
@@ -113,7 +113,7 @@ def listed(monkeypatch, *paths):
     """Make every bucket have these files."""
     files = [SimpleNamespace(path=path, size=1, mtime_ns=0, is_file=True) for path in paths]
     store = SimpleNamespace(get_file_info=lambda selector: files)
-    monkeypatch.setattr(Bucket, "_open", lambda self: (store, "x"))
+    monkeypatch.setattr(Bucket, "store", property(lambda self: (store, "x")))
 
 
 def test_a_bucket_that_does_not_answer_is_not_a_broken_image(folder, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_bucket_that_does_not_answer_is_not_a_broken_image(folder, monkeypatch
         def open_input_file(self, path):
             raise OSError("AWS Error SLOW_DOWN during GetObject operation")
 
-    monkeypatch.setattr(Bucket, "_open", lambda self: (Silent(), "x"))
+    monkeypatch.setattr(Bucket, "store", property(lambda self: (Silent(), "x")))
     with pytest.raises(Unreachable, match="AWS Error SLOW_DOWN .*; run the command again, which"):
         images.each([0], np.asarray, instead=lambda row, error: None)
 

@@ -12,7 +12,8 @@ from helpers import KINDS, make_folder, picture
 from PIL import Image
 
 from usl import InputError
-from usl.data.archive import Archive
+from usl.data.archive import LocalFile
+from usl.data.archives import open_archive
 from usl.data.datasets import open_dataset
 from usl.data.decode import register_heif
 
@@ -121,8 +122,8 @@ def test_heic_is_counted_where_it_cannot_be_read(place, monkeypatch):
             "list.csv has no column path, file, filename, .*; name its",
         ),
         ("list.csv", "", "cannot read .*list.csv: No columns"),
-        ("x.zip", b"nothing", "cannot read .*x.zip: .*; give a .zip or an uncompressed .tar"),
-        ("x.tar", b"nothing", "cannot read .*x.tar: .*; give a .zip or an uncompressed .tar"),
+        ("x.zip", b"nothing", "cannot read .*x.zip: .*; give a .zip, an uncompressed .tar"),
+        ("x.tar", b"nothing", "cannot read .*x.tar: .*; give a .zip, an uncompressed .tar"),
         ("x.rar", b"nothing", "`root` .*x.rar is no folder, archive or list; give a folder, .zip"),
     ],
 )
@@ -164,12 +165,12 @@ def test_archives_with_a_password_or_giants(tmp_path, monkeypatch):
         archive.writestr("a.png", b"x" * 50)
     monkeypatch.setattr("usl.data.archive.LARGEST", 40)
     with pytest.raises(InputError, match="x.zip/a.png: it has 50 bytes; leave it out"):
-        Archive(tmp_path / "x.zip").read("a.png")
+        open_archive(LocalFile(tmp_path / "x.zip")).read("a.png")
     raw = bytearray((tmp_path / "x.zip").read_bytes())
     raw[raw.index(b"PK\1\2") + 8] |= 1
     (tmp_path / "x.zip").write_bytes(raw)
     with pytest.raises(InputError, match="x.zip is protected by a password; unpack it yourself"):
-        Archive(tmp_path / "x.zip")
+        open_archive(LocalFile(tmp_path / "x.zip"))
 
 
 def test_of_many_kinds_of_files_the_commonest_are_counted(tmp_path):

@@ -8,7 +8,7 @@ from operator import mul
 import numpy as np
 import pytest
 import torch
-from helpers import features, kill
+from helpers import features, kill_script
 
 from usl import InputError, Regularizer
 from usl.data.datasets import open_dataset
@@ -116,29 +116,6 @@ class Losing(Ray):
             yield result
 
 
-DRIVER = """
-import sys
-from pathlib import Path
-from helpers import features
-from usl.data.datasets import open_dataset
-from usl.encoders.registry import Request, build_encoder
-from usl.engines.ray import Ray
-from usl.geometry.neighbors.exact import find_neighbors
-from usl.geometry.points import Points
-from usl.inference import extract
-
-step, address, folder = sys.argv[1:]
-engine, shards = Ray(address, rows=200), Path(folder)
-if step == "neighbours":
-    find_neighbors(Points(features("sphere", 3001, 8), engine=engine), 20, shards=shards)
-else:
-    images = open_dataset("digits", folder)
-    encoder = build_encoder("pixels", Request(images=images))
-    given = {"preprocess": encoder.preprocess, "batch_size": 5, "engine": engine}
-    extract(encoder.network, images, shards=shards, **given)
-"""
-
-
 @pytest.mark.parametrize("step", ["neighbours", "features"])
 def test_a_killed_driver_goes_on_from_its_shards(cluster, expected, tmp_path, caplog, step):
     shards = tmp_path / "shards"
@@ -147,7 +124,9 @@ def test_a_killed_driver_goes_on_from_its_shards(cluster, expected, tmp_path, ca
     def done():
         return len(list(shards.glob("0*-0.npy")))
 
-    kill([sys.executable, "-c", DRIVER, step, cluster.address, shards], when=lambda: done() >= 2)
+    np.save(tmp_path / "x.npy", features("sphere", IMAGES, 8))
+    given = (step, cluster.address, shards, tmp_path / "x.npy")
+    kill_script("tests/engines/driver.py", *given, when=lambda: done() >= 2)
     count = done()
     ours = Ray(cluster.address, rows=200)
     if step == "neighbours":
@@ -183,7 +162,7 @@ def test_a_script_chooses_the_same_on_a_cluster(cluster, script, tmp_path, capsy
         assert one.exists() and one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "memory"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "shards", "memory"])
 def test_images_are_embedded_on_the_nodes(cluster, image_folder, tmp_path, kind):
     if kind == "memory":
         images = open_dataset("digits", tmp_path).part(0, 50)
@@ -225,9 +204,14 @@ def test_an_image_that_cannot_be_read_is_an_error_of_this_machine(cluster, image
 
 
 def as_archive(folder, path):
-    """The images of a folder, in another place: a folder or an archive."""
+    """The images of a folder, in another place: a folder, an archive, or two archives."""
     if path.suffix == ".zip":
         return shutil.make_archive(str(path.with_suffix("")), "zip", folder / "train")
+    if path.suffix == ".shards":
+        path.mkdir()
+        for kind in ("tar", "zip"):
+            shutil.make_archive(str(path / kind), kind, folder / "train")
+        return path
     return shutil.copytree(folder / "train", path)
 
 

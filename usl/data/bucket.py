@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from usl.data.archive import LARGEST, inside_of
+from usl.data.archives import is_archive
 from usl.errors import InputError, Unreachable
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
@@ -23,6 +26,8 @@ SAFE = "%/:@!$&'()*+,;=~[]"
 
 class Bucket:
     """Files below a URL that pyarrow knows: S3, Google Cloud Storage, Azure, HDFS or ``file://``.
+
+    Where the URL is that of an archive, that is the only file, in the folder above it.
 
     Credentials are where those of each are: files of the cloud's own tools, or environment
     variables; pyarrow finds them.
@@ -45,24 +50,30 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         # What people see; options that pyarrow takes come after it.
-        self.url, _, self._options = url.partition("?")
-        self.url = self.url.rstrip("/")
-        _check(self.url, self._options)
-        store, root = self._open()
+        self.label, _, self._options = url.partition("?")
+        self.label = self.label.rstrip("/")
+        only = ""
+        if is_archive(self.label):
+            self.label, _, only = self.label.rpartition("/")
+        _check(self.label, self._options)
+        store, root = self.store
         try:
-            found = [file for file in store.get_file_info(self._below(root)) if file.is_file]
+            wanted = [f"{root}/{only}"] if only else self._below(root)
+            found = [file for file in store.get_file_info(wanted) if file.is_file]
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot list {self.url}: {_reason(error)}; {ADVICE}") from None
+            raise InputError(f"cannot list {self.label}: {_reason(error)}; {ADVICE}") from None
+        if only and not found:
+            raise InputError(f"there is no file {self.label}/{only}; {ADVICE}")
         self.names = tuple(
-            inside_of(self.url, file.path.removeprefix(root).removeprefix("/")) for file in found
+            inside_of(self.label, file.path.removeprefix(root).removeprefix("/")) for file in found
         )
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         if twice:
             raise InputError(
-                f"{self.url} has two files {twice[0]!r} but for slashes; rename one of them"
+                f"{self.label} has two files {twice[0]!r} but for slashes; rename one of them"
             )
-        self._stamps = {
-            name: f"{file.size}\0{file.mtime_ns}"
+        self._found = {
+            name: (file.size or 0, file.mtime_ns)
             for name, file in zip(self.names, found, strict=True)
         }
 
@@ -71,52 +82,64 @@ class Bucket:
         return {name: value for name, value in vars(self).items() if name != "_store"}
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file; from any thread.
+        """See :class:`usl.data.archive.Source`."""
+        size = self._found[name][0]
+        if size > LARGEST:
+            raise InputError(
+                f"cannot read {self.label}/{name}: it has {size:,} bytes; leave it out"
+            )
+        with self.opened(name) as file:
+            content: bytes = file.read()
+            return content
+
+    def file(self, name: str) -> BucketFile:
+        """One of its files, to be read in parts."""
+        return BucketFile(self, name, *self._found[name])
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[Any]:
+        """One of its files, open; errors of the store are ours.
 
         Raises
         ------
         InputError
-            Gone, or larger than a gibibyte.
+            It is gone.
         Unreachable
             Nobody answers, or no right to read it.
         """
-        store, root = self._open()
+        store, root = self.store
         try:
             with store.open_input_file(f"{root}/{name}") as file:
-                if file.size() > LARGEST:
-                    raise InputError(
-                        f"cannot read {self.url}/{name}: it has {file.size():,} bytes; leave it out"
-                    )
-                content: bytes = file.read()
-                return content
+                yield file
         except FileNotFoundError as error:
-            raise InputError(f"cannot read {self.url}/{name}: {_reason(error)}") from None
+            raise InputError(f"cannot read {self.label}/{name}: {_reason(error)}") from None
         except (OSError, ValueError) as error:
             raise Unreachable(
-                f"cannot read {self.url}/{name}: {_reason(error)}; run the command again, which "
+                f"cannot read {self.label}/{name}: {_reason(error)}; run the command again, which "
                 "goes on"
             ) from None
 
     def fingerprint(self, names: tuple[str, ...]) -> str:
         """SHA-256 of the names, sizes and times of last change of some files."""
-        lines = (f"{name}\0{self._stamps[name]}\n" for name in names)
+        lines = ("\0".join(map(str, (name, *self._found[name]))) + "\n" for name in names)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def _open(self) -> tuple[Any, str]:
+    @property
+    def store(self) -> tuple[Any, str]:
         """Pyarrow's file system and the path in it."""
         if "_store" not in vars(self):
             options = self._options
-            if self.url.startswith("gs://") and "retry_limit_seconds" not in options:
+            if self.label.startswith("gs://") and "retry_limit_seconds" not in options:
                 options += f"&retry_limit_seconds={PATIENCE}"
-            url = quote(self.url, safe=SAFE) + (f"?{options.lstrip('&')}" if options else "")
+            url = quote(self.label, safe=SAFE) + (f"?{options.lstrip('&')}" if options else "")
             try:
                 from pyarrow.fs import FileSystem
             except ImportError:
-                raise InputError(f"{self.url} needs pyarrow: pip install pyarrow") from None
+                raise InputError(f"{self.label} needs pyarrow: pip install pyarrow") from None
             try:
                 self._store = FileSystem.from_uri(url)
             except (OSError, ValueError) as error:
-                raise InputError(f"cannot open {self.url}: {_reason(error)}; {ADVICE}") from None
+                raise InputError(f"cannot open {self.label}: {_reason(error)}; {ADVICE}") from None
         store, root = self._store
         return store, root
 
@@ -125,6 +148,26 @@ class Bucket:
         from pyarrow.fs import FileSelector
 
         return FileSelector(root, recursive=True)
+
+
+class BucketFile:
+    """A file in a bucket that is read in parts, see :class:`usl.data.archive.File`."""
+
+    def __init__(self, bucket: Bucket, name: str, size: int, changed: int) -> None:
+        self.bucket, self.name, self.size = bucket, name, size
+        self.label, self.stamp = f"{bucket.label}/{name}", f"{size}\0{changed}"
+        self.near = False
+
+    def open(self) -> Any:
+        """Open it, to read it from any place in it."""
+        store, root = self.bucket.store
+        return store.open_input_file(f"{root}/{self.name}")
+
+    def read_at(self, start: int, size: int) -> bytes:
+        """Some of its bytes; from any thread."""
+        with self.bucket.opened(self.name) as file:
+            content: bytes = file.read_at(size, start)
+            return content
 
 
 def _check(url: str, options: str) -> None:

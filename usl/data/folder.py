@@ -14,8 +14,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from usl.data.archive import Archive
-from usl.data.bucket import Bucket
+from usl.data.archive import Source
 from usl.data.decode import read_image
 from usl.data.listing import (
     find_images,
@@ -57,7 +56,7 @@ class FolderDataset:
         What a person should know, such as the files that are left out.
     present : bool
         Whether the files are there; else only their names are known.
-    archive : Archive or Bucket, optional
+    source : Archive, Archives or Bucket, optional
         Where the files are, instead of ``folder``, which is then its path.
     """
 
@@ -71,7 +70,7 @@ class FolderDataset:
     workers: int = 1
     remarks: tuple[str, ...] = ()
     present: bool = True
-    archive: Archive | Bucket | None = None
+    source: Source | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -152,23 +151,23 @@ class FolderDataset:
         InputError
             It cannot be read.
         """
-        if self.archive is not None:
-            return self.archive.read(self.paths[index])
+        if self.source is not None:
+            return self.source.read(self.paths[index])
         try:
             return (self.folder / self.paths[index]).read_bytes()
         except OSError as error:
             raise unreadable(error) from None
 
     def _image(self, row: int, *, at_least: int | None = None) -> Image.Image:
-        content = None if self.archive is None else self.archive.read(self.paths[row])
+        content = None if self.source is None else self.source.read(self.paths[row])
         place = self._place(row)
         return read_image(place, content=content, as_seen=self.as_seen, at_least=at_least)
 
     def _place(self, row: int) -> Path | str:
         """A file's path or URL."""
-        if isinstance(self.archive, Bucket):
-            return f"{self.archive.url}/{self.paths[row]}"
-        return self.folder / self.paths[row]
+        if self.source is None:
+            return self.folder / self.paths[row]
+        return f"{self.source.label}/{self.paths[row]}"
 
     def fingerprint(self) -> str:
         """SHA-256 of what tells the images apart without reading them.
@@ -185,8 +184,8 @@ class FolderDataset:
         digest = hashlib.sha256(b"as seen\n" if self.as_seen else b"")
         if not self.present:
             return self.names_fingerprint()
-        if self.archive is not None:
-            digest.update(self.archive.fingerprint(self.paths).encode())
+        if self.source is not None:
+            digest.update(self.source.fingerprint(self.paths).encode())
             return digest.hexdigest()
         for path in self.paths:
             try:

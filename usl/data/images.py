@@ -1,14 +1,16 @@
-"""People's own images, wherever they lie: a folder of any depth, a list, a table, an archive."""
+"""People's own images, wherever they lie: a folder, a list, a table, an archive, a bucket."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import features
 
-from usl.data.archive import SUFFIXES, Archive
+from usl.data.archive import File, LocalFile, Source
+from usl.data.archives import Archives, is_archive, open_archive
 from usl.data.bucket import URL, Bucket
 from usl.data.decode import HEIF, register_heif
 from usl.data.folder import FolderDataset, thread_count
@@ -22,6 +24,7 @@ from usl.data.listing import (
     unreadable,
     walk,
 )
+from usl.data.parquet import has_images
 from usl.data.tables import read_frame
 from usl.errors import InputError
 
@@ -48,10 +51,12 @@ def open_images(root: Path | str, split: str, *, workers: int | None = None) -> 
     Parameters
     ----------
     root : Path, or str for a URL
-        A folder, with all folders below; a ``.zip`` or ``.tar``; a ``.txt`` of one path a line; a
-        ``.csv`` or ``.parquet`` with a column of ``COLUMNS``. Paths of lists start at the list's
-        folder, and do not leave it. A URL: that of a folder in an object store, see
-        :class:`usl.data.bucket.Bucket`.
+        A folder, with all folders below; a ``.zip``, a ``.tar``, or a ``.parquet`` with a column of
+        image files; a ``.txt`` of one path a line; a ``.csv`` or ``.parquet`` with a column of
+        ``COLUMNS``. Paths of lists start at the list's folder, and do not leave it. A URL: that of
+        a folder or an archive in an object store, see :class:`usl.data.bucket.Bucket`. Where there
+        are archives and no images, such as WebDataset's or Hugging Face's shards, the images are
+        those in the archives.
     split : {"train"}
     workers : int, optional
         Threads that decode; default as many as there are cores.
@@ -70,21 +75,9 @@ def open_images(root: Path | str, split: str, *, workers: int | None = None) -> 
             "images without labels have no test images; choose another `dataset`, in folders "
             "train and val"
         )
-    threads = thread_count(workers)
-    archive: Archive | Bucket | None = None
-    if isinstance(root, str) and URL.fullmatch(root):
-        archive = Bucket(root)
-        folder = Path(archive.url)
-    else:
-        folder = root = Path(root)
-        if root.suffix.lower() in SUFFIXES and root.is_file():
-            archive = Archive(root)
-    if archive is not None:
-        found = [name for name in archive.names if not any(map(is_leftover, name.split("/")))]
-    else:
-        found, folder = _named_by(folder)
-    place = archive.url if isinstance(archive, Bucket) else root
-    readable = extensions()
+    threads, readable = thread_count(workers), extensions()
+    source, folder, found = _files_of(root, readable)
+    place = root if source is None else source.label
     paths = sorted(name for name in found if name.lower().endswith(readable))
     for name in paths:
         check_text(name, place)
@@ -98,8 +91,45 @@ def open_images(root: Path | str, split: str, *, workers: int | None = None) -> 
     return FolderDataset(
         "images", "train", folder, tuple(paths), None, (), True,
         threads, tuple(remarks),
-        archive=archive,
+        source=source,
     )  # fmt: skip
+
+
+def _files_of(
+    root: Path | str, readable: tuple[str, ...]
+) -> tuple[Source | None, Path, Sequence[str]]:
+    """Where files are that are none of a folder; their folder, or what stands for it; all names."""
+    source: Source | None = None
+    file_of: Callable[[str], File]
+    if isinstance(root, str) and URL.fullmatch(root):
+        source = bucket = Bucket(root)
+        folder, names, file_of = Path(bucket.label), _ours(bucket.names), bucket.file
+    elif is_archive(str(root)) and _holds_files(Path(root)):
+        source = open_archive(LocalFile(Path(root)))
+        return source, Path(root), _ours(source.names)
+    else:
+        names, folder = _named_by(Path(root))
+        file_of = partial(_local_file, folder)
+    archives = sorted(filter(is_archive, names))
+    if archives and not any(name.lower().endswith(readable) for name in names):
+        label = str(folder) if source is None else source.label
+        source = Archives(label, {name: file_of(name) for name in archives})
+        names = [*_ours(source.names), *set(names).difference(archives)]
+    return source, folder, names
+
+
+def _ours(names: Iterable[str]) -> list[str]:
+    """Without what systems and programs leave behind."""
+    return [name for name in names if not any(map(is_leftover, name.split("/")))]
+
+
+def _local_file(folder: Path, name: str) -> File:
+    return LocalFile(folder / name)
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether a file is an archive, and not a table of paths."""
+    return path.is_file() and (path.suffix.lower() != ".parquet" or has_images(path))
 
 
 def _named_by(root: Path) -> tuple[list[str], Path]:
