@@ -21,10 +21,10 @@ from usl.stages.table import stage
 def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     budget = cfg.USL.NUM_SELECTED_SAMPLES
-    given = read_features(cfg.FEATURES)
+    engine = engine_of(cfg)
+    given = read_features(cfg.FEATURES, engine)
     usl.check_settings(cfg, [budget], len(given.features))
     known = usl.read_labelled_rows(cfg, given.size, given.ids, given.images)
-    engine = engine_of(cfg)
     run = begin(cfg, call)
 
     # The features are given: density, clusters, from each cluster a dense row far from other picks.

@@ -118,14 +118,15 @@ def extract(
     bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     sizes = [stop - start for start, stop in bounds]
     store = None if shards is None else Shards(shards, source or {}, sizes, "features")
-    ready = [
-        None if store is None else _usable(store, number, skip_unreadable)
+    missing = {
+        number
         for number in range(len(bounds))
-    ]
+        if store is None or _usable(store, number, skip_unreadable) is None
+    }
     batches = [
         (first, min(first + batch_size, stop))
-        for (start, stop), part in zip(bounds, ready, strict=True)
-        if part is None
+        for number, (start, stop) in enumerate(bounds)
+        if number in missing
         for first in range(start, stop, batch_size)
     ]
 
@@ -133,11 +134,11 @@ def extract(
         dataset = replace(dataset, workers=engine.threads)
     load = Load(dataset, preprocess, skip_unreadable)
     encode = Encode(network, preprocess, precision, finite)
-    parts = []
+    features: np.ndarray | None = None
     bar = tqdm(total=len(dataset), desc="features", unit="image", disable=quiet or None)
     with closing(engine.pipeline(load, encode, batches, device)) as encoded:
-        for number, ((start, stop), part) in enumerate(zip(bounds, ready, strict=True)):
-            if part is None:
+        for number, (start, stop) in enumerate(bounds):
+            if number in missing:
                 some = []
                 for found in islice(encoded, math.ceil((stop - start) / batch_size)):
                     some.append(found)
@@ -147,11 +148,16 @@ def extract(
                 if store is not None:
                     store.save(number, [part])
             else:
+                assert store is not None
+                (part,) = store.load(number)
                 bar.update(stop - start)
-            parts.append(part)
+            if features is None:
+                width = part.shape[1]
+                features = engine.zeros(len(dataset), width, dtype=torch.float32).numpy()
+            features[start:stop] = part
     bar.close()
-    features = np.concatenate(parts)
-    if skip_unreadable and np.isnan(features).all():
+    assert features is not None
+    if skip_unreadable and np.isnan(features[:, 0]).all():
         raise InputError(
             f"none of the {len(dataset)} images can be read; see the first: "
             f"{getattr(dataset, 'paths', ['?'])[0]}"

@@ -9,7 +9,8 @@ import torch
 from helpers import features
 
 from usl import InputError, Regularizer, select
-from usl.engines.local import LOCAL, Local, cuts
+from usl.engines import local
+from usl.engines.local import LOCAL, Local, cuts, mapped
 from usl.engines.registry import ENGINES, engine_named
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.cells import search_cells
@@ -23,6 +24,7 @@ class Pieces(Local):
     """Runs each task on what travels: nothing but the bytes of its arguments."""
 
     def __init__(self, rows):
+        super().__init__()
         self.rows, self.tasks = rows, 0
 
     def put(self, value):
@@ -85,6 +87,28 @@ def test_a_selection_in_pieces_is_that_of_one(way, kind):
     assert engine.tasks > 3 * 4
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int32, ">f8"])
+@pytest.mark.parametrize("backend", ["auto", "cells"])
+def test_a_selection_from_files_is_that_in_memory(way, tmp_path, monkeypatch, dtype, backend):
+    x = (50 * features("sphere", 1511, 6)).astype(dtype)
+    in_files, sizes = Local(memory=0, folder=tmp_path / "scratch"), []
+    monkeypatch.setattr(local, "mapped", lambda size, to: [sizes.append(size), mapped(size, to)][1])
+    found = []
+    for engine in (LOCAL, in_files):
+        points = Points(x, engine=engine)
+        near = find_neighbors(points, 20, backend=backend)
+        clusters = kmeans(points, 40, seed=2, nonempty=40)
+        picks = pick(points, near.density, clusters.labels, 40, Regularizer(rounds=3)).indices
+        found.append([*near.columns, clusters.labels, clusters.centroids, picks])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    # The features, where they are copied, the lists, and what products take.
+    kind = 4 if np.dtype(dtype).itemsize <= 4 and np.dtype(dtype).kind == "f" else 8
+    wanted = [] if dtype == np.float32 else [1511 * 6 * kind]
+    wanted += [1511 * 20 * 4, 1511 * 20 * 8, 1511 * 6 * 4] if way == "torch" else []
+    assert set(wanted) <= set(sizes) and len(sizes) > 3
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_backend_finds_the_neighbours_of_some_rows(backend, dtype):
@@ -108,6 +132,7 @@ class Halting(Local):
     """Stops after some tasks that search neighbours."""
 
     def __init__(self, after):
+        super().__init__()
         self.left, self.done = after, 0
 
     def map(self, function, tasks):
@@ -142,7 +167,7 @@ def test_neighbours_that_were_stopped_go_on(monkeypatch, tmp_path, backend):
 
 def test_a_folder_is_searched_on_the_engine(script, image_folder, tmp_path, monkeypatch):
     engine = Halting(-1)
-    monkeypatch.setattr("usl.stages.inputs.engine_named", lambda name, address: engine)
+    monkeypatch.setattr("usl.stages.inputs.engine_named", lambda *given, **options: engine)
     script(
         "selective_labeling/usl-images.py", "--opts", "DATASET.ROOT_DIR", image_folder / "train",
         "MODEL.ARCH", "pixels", "USL.NUM_SELECTED_SAMPLES", 3, "RUN_DIR", tmp_path / "run",
@@ -165,7 +190,7 @@ def test_points_travel_with_their_space():
 def test_unknown_engines_are_errors_that_list_the_known():
     with pytest.raises(InputError, match=f"unknown `engine` 'rays'; .* {', '.join(ENGINES)}"):
         engine_named("rays")
-    assert engine_named("local") is LOCAL
+    assert engine_named("local").share is None
 
 
 def test_select_takes_points_of_an_engine():

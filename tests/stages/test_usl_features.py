@@ -217,3 +217,37 @@ def stopping(*, after):
         return member_sums(*given)
 
     return sums
+
+
+@pytest.mark.parametrize("form", ["file", "shards", "half"])
+def test_out_of_memory_the_picks_are_the_same(tmp_path, script, capsys, form):
+    x = np.random.RandomState(0).randn(400, 5).astype(np.float16 if form == "half" else np.float32)
+    x[17] = np.nan
+    place = tmp_path / ("x.npy" if form == "file" else "x")
+    if form == "file":
+        np.save(place, x)
+    else:
+        place.mkdir()
+        for start in (0, 150, 300):
+            np.save(place / f"{start:03}.npy", x[start : start + 150])
+    more = ("USL.NUM_SELECTED_SAMPLES", 30, "FEATURES.EXCLUDE", "nan", "FEATURES.NORMALIZE", "True")
+    for name, memory in (("in memory", 0), ("in files", 1e-7)):
+        script(FEATURES, *options(place, tmp_path / name / "run", *more, "MEMORY_GB", memory))
+    for name in ("selected.csv", "ind_knns_3.npy", "cluster_labels_30_1.npy", "rows.npy"):
+        one, other = (tmp_path / way / "run" / name for way in ("in memory", "in files"))
+        assert one.read_bytes() == other.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "in files").iterdir()) == ["run"]
+
+
+def test_memory_that_means_nothing(pets, tmp_path, script, monkeypatch):
+    for more, message in (
+        (("MEMORY_GB", -1), "MEMORY_GB is -1.*; choose 0 or more"),
+        (("MEMORY_GB", 8, "ENGINE", "ray"), "MEMORY_GB is 8.*, and ENGINE ray; choose local"),
+    ):
+        with pytest.raises(InputError, match=message):
+            script(FEATURES, *options(pets, tmp_path / "run", *more))
+    (tmp_path / "file").touch()
+    np.save(tmp_path / "x.npy", np.ones((50, 3), np.float16))
+    given = options(tmp_path / "x.npy", tmp_path / "file" / "run", "MEMORY_GB", 1e-7)
+    with pytest.raises(InputError, match="cannot keep .* in .*/file: .*or give more MEMORY_GB"):
+        script(FEATURES, *given)

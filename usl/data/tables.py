@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from usl.artifacts import load_array
 from usl.checkpoints import read_tensor
 from usl.data.folder import FolderDataset
 from usl.data.listing import inside
+from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -44,7 +46,9 @@ class FeatureTable:
     images: tuple[str, ...] | None = None
 
 
-def read_table(path: Path, *, id_column: str = "", image_column: str = "") -> FeatureTable:
+def read_table(
+    path: Path, *, id_column: str = "", image_column: str = "", engine: Local = LOCAL
+) -> FeatureTable:
     """Read features from ``.npy``, ``.npz``, ``.pt``, ``.safetensors``, ``.csv``, ``.parquet``.
 
     A folder is read as shards: its ``.npy`` files in the order of their names, one after the other.
@@ -55,6 +59,8 @@ def read_table(path: Path, *, id_column: str = "", image_column: str = "") -> Fe
     path : Path
     id_column, image_column : str
         Columns of a CSV or parquet file that name the rows and their pictures.
+    engine : Local or another engine
+        Has room for shards put together.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def read_table(path: Path, *, id_column: str = "", image_column: str = "") -> Fe
             f"`image_column` is {image_column!r}, and {path} has no columns; give a .csv"
         )
     if path.is_dir():
-        return FeatureTable(_shards(path))
+        return FeatureTable(_shards(path, engine))
     if path.suffix in TENSORS:
         return FeatureTable(_squeezed(read_tensor(path).detach(), path))
     return FeatureTable(_squeezed(load_array(path, kind="fiu", advice=ADVICE), path))
@@ -86,7 +92,7 @@ def _squeezed(array: np.ndarray | Tensor, path: Path) -> np.ndarray | Tensor:
     return array
 
 
-def _shards(folder: Path) -> np.ndarray:
+def _shards(folder: Path, engine: Local) -> np.ndarray:
     paths = sorted(folder.glob("*.npy"))
     if not paths:
         raise InputError(f"{folder} has no .npy files; put shards of features there")
@@ -104,7 +110,14 @@ def _shards(folder: Path) -> np.ndarray:
         paths[0].name,
         paths[-1].name,
     )
-    return np.concatenate(parts)
+    kind = np.result_type(*parts)
+    if kind.kind != "f":
+        return np.concatenate(parts)
+    # Those of half precision would be made float32 later.
+    dtype = torch.float64 if kind.itemsize > 4 else torch.float32
+    size = sum(map(len, parts))
+    whole: np.ndarray = engine.zeros(size, parts[0].shape[1], dtype=dtype).numpy()
+    return np.concatenate(parts, out=whole, casting="same_kind")
 
 
 def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable:

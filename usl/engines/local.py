@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from math import prod
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from usl.errors import InputError
 
 # Items that are loaded before they are wanted.
 AHEAD = 2
@@ -19,6 +25,8 @@ AHEAD = 2
 ROWS = 1 << 18
 # Up to so many rows one task for all is faster.
 MANY = 1 << 20
+# An array larger than one of so many parts of the memory lies in a file.
+SHARES = 4
 
 
 class Encode(Protocol):
@@ -62,16 +70,63 @@ def cuts(n: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, n)) for start in range(0, max(n, 1), step)]
 
 
+def mapped(size: int, folder: Path) -> Tensor:
+    """So many bytes, uint8, of a file in a folder, all 0; it has no name, and goes with them.
+
+    Raises
+    ------
+    InputError
+        There is no room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                # In a file with holes a full disk would end the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,)))
+    except OSError as error:
+        raise InputError(
+            f"cannot keep {size / 1e9:.1f} GB in {folder}: {error.strerror}; make room there, or "
+            "give more `memory`"
+        ) from None
+
+
 class Local:
     """Runs tasks in this process, one after the other; threads are theirs.
 
     A task is a function of a module with arguments that depend on nothing else, so that it may run
     anywhere, and again. It must not change its arguments. Results are the same bits wherever it
     runs: how rows are cut into tasks is the engine's to choose.
+
+    Parameters
+    ----------
+    memory : int, optional
+        Bytes for arrays that grow with the number of images; default as many as there are.
+    folder : Path, optional
+        Where arrays lie that are too large for that.
+
+    Attributes
+    ----------
+    share : int or None
+        Bytes that one array may take of the memory.
     """
 
     # Of a task that loads images; 0: as many as the data set says.
     threads = 0
+
+    def __init__(self, memory: int | None = None, folder: Path | None = None) -> None:
+        self.share = None if memory is None else memory // SHARES
+        self.folder = folder
+
+    def zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Zeros in memory, or in a file that the system maps and that goes with them."""
+        size = prod(shape) * dtype.itemsize
+        if self.share is None or size <= self.share:
+            return torch.zeros(shape, dtype=dtype)
+        return mapped(size, self.folder or Path(tempfile.gettempdir())).view(dtype).view(shape)
 
     def __str__(self) -> str:
         return "this machine"

@@ -59,6 +59,7 @@ class Ray(Local):
     threads = 2
 
     def __init__(self, address: str = "", *, rows: int = ROWS) -> None:
+        super().__init__()
         self.ray, self.rows = _ray(), rows
         address = address or os.environ.get("RAY_ADDRESS", "")
         _connect(self.ray, address)

@@ -38,7 +38,13 @@ UNIT32 = 2.0**-24
 UNIT64 = 2.0**-53
 
 
-def as_features(features: Any, name: str = "features", *, rows: np.ndarray | None = None) -> Tensor:
+def as_features(
+    features: Any,
+    name: str = "features",
+    *,
+    rows: np.ndarray | None = None,
+    engine: Local = LOCAL,
+) -> Tensor:
     """Check features and return them as a float32 or float64 tensor on the CPU.
 
     Parameters
@@ -49,6 +55,8 @@ def as_features(features: Any, name: str = "features", *, rows: np.ndarray | Non
         What to call the array in an error.
     rows : ndarray (N,), int64, optional
         What to call its rows in an error; default 0 to N - 1.
+    engine : Local or another engine
+        Has room for a copy, where one is needed.
 
     Returns
     -------
@@ -59,26 +67,29 @@ def as_features(features: Any, name: str = "features", *, rows: np.ndarray | Non
     InputError
         Not two-dimensional, empty, not numeric, or with NaN or infinite values.
     """
-    if isinstance(features, Tensor):
-        tensor = features.detach().cpu()
+    table: Any = features.detach().cpu() if isinstance(features, Tensor) else np.asarray(features)
+    kind = table.dtype
+    if isinstance(table, Tensor):
+        if kind.is_complex or kind == torch.bool:
+            raise InputError(f"{name} hold {kind} values; give real numbers")
+        double = kind == torch.float64 or not kind.is_floating_point
+        ready = kind in (torch.float32, torch.float64) and table.is_contiguous()
     else:
-        array = np.asarray(features)
-        if array.dtype.kind not in "fiu":
-            raise InputError(f"{name} hold {array.dtype} values; give real numbers")
-        if array.dtype.kind in "iu" or array.dtype.itemsize > 8:
-            array = array.astype(np.float64)
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        tensor = tensor_of(np.ascontiguousarray(native))
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
-    elif not tensor.is_floating_point():
-        if tensor.is_complex() or tensor.dtype == torch.bool:
-            raise InputError(f"{name} hold {tensor.dtype} values; give real numbers")
-        tensor = tensor.double()
-    if tensor.ndim != 2 or 0 in tensor.shape:
+        if kind.kind not in "fiu":
+            raise InputError(f"{name} hold {kind} values; give real numbers")
+        double = kind.kind in "iu" or kind.itemsize > 4
+        ready = kind in (np.float32, np.float64) and kind.isnative and table.flags.c_contiguous
+    if table.ndim != 2 or 0 in table.shape:
         raise InputError(
-            f"{name} have shape {tuple(tensor.shape)}; give a table of (images, dimensions)"
+            f"{name} have shape {tuple(table.shape)}; give a table of (images, dimensions)"
         )
+    if ready:
+        tensor = table if isinstance(table, Tensor) else tensor_of(table)
+    else:
+        tensor = engine.zeros(*table.shape, dtype=torch.float64 if double else torch.float32)
+        to = tensor if isinstance(table, Tensor) else tensor.numpy()
+        for start, stop in blocks(len(table)):
+            to[start:stop] = table[start:stop]
     bad = not_finite(tensor)
     if len(bad):
         bad = bad if rows is None else torch.from_numpy(rows)[bad]
@@ -89,7 +100,7 @@ def as_features(features: Any, name: str = "features", *, rows: np.ndarray | Non
         )
     if any(tensor[start:stop].abs().max() > LARGEST for start, stop in blocks(len(tensor))):
         raise InputError(f"{name} have values beyond ±{LARGEST:g}; divide them all by something")
-    return tensor.contiguous()
+    return tensor
 
 
 def not_finite(features: Tensor) -> Tensor:
@@ -207,15 +218,19 @@ def same_bits(values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def unit_rows(
-    features: Tensor, name: str = "features", *, rows: np.ndarray | None = None
+    features: Tensor,
+    name: str = "features",
+    *,
+    rows: np.ndarray | None = None,
+    engine: Local = LOCAL,
 ) -> Tensor:
     """Rows (N, D) divided by their lengths, which are computed in float64 in one fixed order.
 
     Parameters
     ----------
     features : Tensor (N, D), float32 or float64, on the CPU
-    name, rows
-        For the error, see :func:`as_features`.
+    name, rows, engine
+        See :func:`as_features`.
 
     Returns
     -------
@@ -226,7 +241,7 @@ def unit_rows(
     InputError
         A row is all zeros.
     """
-    scaled = torch.empty_like(features)
+    scaled = engine.zeros(*features.shape, dtype=features.dtype)
     for start, stop in blocks(len(features)):
         exact = features[start:stop].double()
         lengths = fold_sum(exact * exact).sqrt_()
@@ -339,7 +354,7 @@ class Points:
         length: float = 0.0,
         engine: Local = LOCAL,
     ) -> None:
-        host = as_features(features)
+        host = as_features(features, engine=engine)
         device = engine.device(device)
         exact, n = host.to(device), len(host)
         # The median of some rows, not the mean of all, which a few outliers would carry away.
@@ -373,7 +388,7 @@ class Points:
     @property
     def handle(self) -> Any:
         """What stands for these points among the arguments of tasks."""
-        if self.engine is LOCAL:
+        if type(self.engine) is Local:
             return self
         if self._handle is None:
             self._handle = self.engine.put(self)
@@ -384,12 +399,12 @@ class Points:
         if (start, stop) == (0, len(self)):
             return self
         some = slice(start, stop)
-        return _points(self.host[some], self.exact[some], self.centre, self.scale)
+        return _points(self.host[some], self.exact[some], self.centre, self.scale, self.engine)
 
     def taken(self, rows: Tensor) -> Points:
         """Some of these, rows (n,), int64, of which near ones are together, in the same space."""
         host = self.host[rows]
-        found = _points(host, host.to(self.device), self.centre, self.scale)
+        found = _points(host, host.to(self.device), self.centre, self.scale, self.engine)
         found.together = True
         return found
 
@@ -409,7 +424,10 @@ class Points:
     @cached_property
     def fast(self) -> Tensor:
         """The float32 copy."""
-        fast = torch.empty(len(self), self.dim, dtype=torch.float32, device=self.device)
+        if self.device.type == "cpu":
+            fast = self.engine.zeros(len(self), self.dim, dtype=torch.float32)
+        else:
+            fast = torch.empty(len(self), self.dim, dtype=torch.float32, device=self.device)
         for start, stop in blocks(len(self)):
             fast[start:stop] = self.shifted(self.exact[start:stop])
         return fast
@@ -433,16 +451,16 @@ class Points:
         return (rows.double() - self.centre) / self.scale
 
 
-def _points(host: Tensor, exact: Tensor, centre: Tensor, scale: float) -> Points:
+def _points(host: Tensor, exact: Tensor, centre: Tensor, scale: float, engine: Local) -> Points:
     """Points of which all is known."""
     points = object.__new__(Points)
-    points._set(host, exact, centre, scale, LOCAL)
+    points._set(host, exact, centre, scale, engine)
     return points
 
 
 def _again(host: np.ndarray, centre: np.ndarray, scale: float) -> Points:
     rows, middle = (tensor_of(array) for array in (host, centre))
-    return _points(rows, rows, middle, scale)
+    return _points(rows, rows, middle, scale, LOCAL)
 
 
 @contextmanager

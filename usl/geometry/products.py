@@ -99,7 +99,7 @@ class Float32(Products):
     def pack(self, vectors: Tensor, rows: Tensor) -> Operand:
         """See :class:`Products`."""
         count, dim = len(rows), vectors.shape[1]
-        packed = torch.zeros(filled_up(count), dim + 2)
+        packed = self.points.engine.zeros(filled_up(count), dim + 2, dtype=torch.float32)
         packed[:, dim] = 1
         for start, stop in blocks(count):
             some = self.points.shifted(vectors[rows[start:stop]]).float()
@@ -143,7 +143,8 @@ class Int16(Products):
     def pack(self, vectors: Tensor, rows: Tensor) -> Operand:
         """See :class:`Products`."""
         count, dim = len(rows), vectors.shape[1]
-        panels = np.zeros((filled_up(count) // LANES, (dim + 1) // 2, LANES, 2), np.int16)
+        shape = (filled_up(count) // LANES, (dim + 1) // 2, LANES, 2)
+        panels = self.points.engine.zeros(*shape, dtype=torch.int16).numpy()
         halves = np.zeros(len(panels) * LANES, np.int32)
         factor = self.int16.STEPS / self.points.scale
 

@@ -17,7 +17,7 @@ from usl.data.folder import FolderDataset
 from usl.engines.local import Local
 from usl.errors import InputError
 from usl.geometry.duplicates import nearest_others, stand_ins, unusual_nearness
-from usl.geometry.points import Points, squared_distances
+from usl.geometry.points import Points, blocks, squared_distances
 from usl.inference import Features
 from usl.lists.write import csv_for_people
 from usl.report.selection import Duplicates
@@ -117,7 +117,9 @@ def _same_pixels(
     Only images whose features agree are read again.
     """
     first = np.arange(len(points))
-    length = float((points.exact.double() ** 2).sum(dim=1).mean())
+    length = sum(
+        float(points.host[a:b].double().square().sum()) for a, b in blocks(len(points))
+    ) / len(points)
     suspects = (distances <= ROUNDING * length).nonzero()[:, 0].numpy()
     if not images.present:
         return first

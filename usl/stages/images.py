@@ -20,9 +20,9 @@ def images_defaults() -> CfgNode:
         del c.DATASET[key]
     # images, which takes all there are; or folder, for ROOT_DIR/train with one folder a class.
     c.DATASET.NAME = "images"
-    # A folder, with all folders below; a .zip, a .tar, a .parquet with a column of image files, or a
-    # folder of such; a .txt of one path a line; a .csv or .parquet with a column path; a URL of an
-    # object store, such as s3://bucket/folder.
+    # A folder, with all folders below; a .zip, .tar or .parquet of image files, or a folder of
+    # these; a .txt of one path a line; a .csv or .parquet with a column path; a URL of an object
+    # store, such as s3://bucket/folder.
     c.DATASET.ROOT_DIR = ""
     # Files that are no images: skip lists them in unreadable.csv and never picks them; or stop.
     c.DATASET.UNREADABLE = "skip"

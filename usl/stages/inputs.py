@@ -60,6 +60,9 @@ def add_engine(c: CfgNode) -> CfgNode:
     c.ENGINE = "local"
     # host:port of a running cluster; empty: that of RAY_ADDRESS, else one starts on this machine.
     c.ENGINE_ADDRESS = ""
+    # Of ENGINE local: memory for features and what is as large. An array that would take more than
+    # a quarter of it lies in a file beside RUN_DIR; 0: all are in memory.
+    c.MEMORY_GB = 0.0
     return c
 
 
@@ -75,7 +78,16 @@ def engine_of(cfg: CfgNode) -> Local:
         raise InputError(
             f"ENGINE_ADDRESS is {cfg.ENGINE_ADDRESS}, and ENGINE local; choose ENGINE ray"
         )
-    return engine_named(cfg.ENGINE, cfg.ENGINE_ADDRESS)
+    if cfg.MEMORY_GB < 0:
+        raise InputError(f"MEMORY_GB is {cfg.MEMORY_GB}; choose 0 or more")
+    if cfg.MEMORY_GB and cfg.ENGINE != "local":
+        raise InputError(f"MEMORY_GB is {cfg.MEMORY_GB}, and ENGINE {cfg.ENGINE}; choose local")
+    return engine_named(
+        cfg.ENGINE,
+        cfg.ENGINE_ADDRESS,
+        memory=int(cfg.MEMORY_GB * 2**30) or None,
+        folder=None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR).parent,
+    )
 
 
 def add_recompute(c: CfgNode) -> CfgNode:

@@ -20,7 +20,7 @@ from usl.encoders.preprocess import Preprocess
 from usl.encoders.registry import Encoder, saved_as_it_comes
 from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
-from usl.geometry.points import as_features, not_finite, unit_rows
+from usl.geometry.points import as_features, blocks, not_finite, unit_rows
 from usl.inference import Features
 from usl.lists.read import read_indices
 from usl.lists.write import csv_for_people
@@ -71,8 +71,8 @@ class Pool:
     stand_in: np.ndarray | None = None
 
 
-def read_features(section: CfgNode) -> Pool:
-    """The features that the FEATURES settings name.
+def read_features(section: CfgNode, engine: Local = LOCAL) -> Pool:
+    """The features that the FEATURES settings name; the engine has room for copies.
 
     Raises
     ------
@@ -90,6 +90,7 @@ def read_features(section: CfgNode) -> Pool:
         found,
         id_column=section.get("ID_COLUMN", ""),
         image_column="" if is_file(listed) else pictured,
+        engine=engine,
     )
     array = table.values
     size = len(array) if array.ndim else 0
@@ -100,14 +101,17 @@ def read_features(section: CfgNode) -> Pool:
         rows = np.setdiff1d(rows, _excluded(section.EXCLUDE, array))
         if not len(rows):
             raise InputError(f"FEATURES.EXCLUDE leaves out all rows of {found}; keep some")
-        array = array[rows]
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+            array = _taken(array, rows, engine)
+        else:
+            array = array[rows]
     try:
-        features = as_features(array, f"features in {found}", rows=rows)
+        features = as_features(array, f"features in {found}", rows=rows, engine=engine)
     except InputError as error:
         hint = ", with FEATURES.EXCLUDE nan" if "EXCLUDE" in section and "NaN" in str(error) else ""
         raise InputError(f"{error}{hint}") from None
     if section.NORMALIZE:
-        features = unit_rows(features, str(found), rows=rows)
+        features = unit_rows(features, str(found), rows=rows, engine=engine)
     values = features.numpy()
     names = table.images
     if is_file(listed):
@@ -125,6 +129,16 @@ def read_features(section: CfgNode) -> Pool:
     return Pool(
         Features(values, fingerprint(values)), rows, size, found.name, table.ids or names, images
     )
+
+
+def _taken(array: np.ndarray, rows: np.ndarray, engine: Local) -> np.ndarray:
+    """Some rows, (n,), of a table of floating-point numbers."""
+    sizes = {2: torch.float16, 4: torch.float32}
+    dtype = sizes.get(array.dtype.itemsize, torch.float64)
+    taken: np.ndarray = engine.zeros(len(rows), array.shape[1], dtype=dtype).numpy()
+    for start, stop in blocks(len(rows)):
+        taken[start:stop] = array[rows[start:stop]]
+    return taken
 
 
 def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -174,7 +188,7 @@ def embed_pool(
         run.note(dataset=images.name, images=known)
         rows = np.flatnonzero(~np.isnan(values[:, 0])) if skip else np.arange(len(images))
         if len(rows) < len(images):
-            values = values[rows]
+            values = _taken(values, rows, engine)
             log.warning("rows of NaN, whose images are never picked: %d", len(images) - len(rows))
     else:
         encoder = encoder or encoder_of(cfg, images)
@@ -186,12 +200,12 @@ def embed_pool(
         run.note(dataset=images.name, **source)
         rows = np.flatnonzero(~np.isnan(values[:, 0]))
         if len(rows) < len(images):
-            values = values[rows]
+            values = _taken(values, rows, engine)
             missing = np.setdiff1d(np.arange(len(images)), rows)
             save_unreadable(run, images, missing, encoder.preprocess)
         else:
             run.remove("unreadable.csv")
-    features = selection.features_of(values, scale=scale, rows=rows)
+    features = selection.features_of(values, scale=scale, rows=rows, engine=engine)
     ids = images.paths if isinstance(images, FolderDataset) else None
     return Pool(features, rows, len(images), made_by, ids)
 

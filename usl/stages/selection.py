@@ -77,14 +77,20 @@ def image_features(
 
 
 def features_of(
-    values: np.ndarray, *, scale: bool, name: str = FEATURES, rows: np.ndarray | None = None
+    values: np.ndarray,
+    *,
+    scale: bool,
+    name: str = FEATURES,
+    rows: np.ndarray | None = None,
+    engine: Local = LOCAL,
 ) -> Features:
     """Rows as stages use them: of length 1 where the encoder wants that.
 
-    ``rows`` (N,) are what they are called in an error.
+    ``rows`` (N,) are what they are called in an error; the engine has room for a copy.
     """
     if scale:
-        values = unit_rows(as_features(values, name, rows=rows), name, rows=rows).numpy()
+        given = as_features(values, name, rows=rows, engine=engine)
+        values = unit_rows(given, name, rows=rows, engine=engine).numpy()
     return Features(values, fingerprint(values))
 
 

@@ -127,6 +127,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "backend": ("KNN.BACKEND",),
     "engine": ("ENGINE",),
     "engine_address": ("ENGINE_ADDRESS",),
+    "memory": ("MEMORY_GB",),
     "selector": ("COMPARE.SELECTORS", "SELECTOR"),
     "k": ("USL.KNN_K", "USLT.KNN_K", "NUM_NEIGHBORS"),
     "iterations": ("USL.K_MEANS_NITERS",),

@@ -69,7 +69,7 @@ def cells_of(points: Points) -> Cells:
     """Cells of about POINTS points."""
     count = max(1, round(len(points) / POINTS))
     step = max(1, len(points) // (count * TRAINED_ON))
-    sample = Points(points.host[::step], points.device)
+    sample = Points(points.host[::step], points.device, engine=points.engine)
     coarse = kmeans(sample, count, seed=0, iterations=ITERATIONS, quiet=True).centroids
     labels = nearest_centroids(points, coarse)
     sizes = torch.bincount(labels, minlength=count)

@@ -155,7 +155,7 @@ def _each(
     if len(tasks) == 1 and work is search:
         only: Neighbors = next(found)
         return only
-    result = empty(len(points), k)
+    result = empty(len(points), k, points.engine)
     with tqdm(total=len(points), desc="neighbours", unit="image", disable=None) as bar:
         for number, where in enumerate(rows):
             if number in missing:
@@ -205,7 +205,7 @@ def _find_distinct(
     one that is as far away as the last of them, but not among them, comes behind all of them.
     """
     few = min(k, len(distinct))
-    part = Part(points, 0, empty(len(points), k))
+    part = Part(points, 0, empty(len(points), k, points.engine))
     alone = Points(points.host[distinct], points.device, engine=points.engine)
     found = find(alone, few)
     order = torch.argsort(first, stable=True)

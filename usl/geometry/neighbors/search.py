@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from usl.engines.local import Local
 from usl.errors import InputError
 from usl.geometry import jit
 from usl.geometry.memory import check_free, free_memory
@@ -119,13 +120,13 @@ def search(
     quiet: bool = False,
 ) -> Neighbors:
     """The neighbours of the points from ``start`` to ``stop``, by a backend that runs here."""
-    part = Part(points, start, empty(stop - start, k))
+    part = Part(points, start, empty(stop - start, k, points.engine))
     settle = settle_all
     if used != "torch" and points.device.type == "cpu" and jit.works():
         from usl.geometry.neighbors.settling import settle
     tiles = tile_bytes(points)
     with full_precision():
-        wanted = memory or (_lists() if used == "compiled" else tiles)
+        wanted = memory or (_lists(points.engine) if used == "compiled" else tiles)
         proposals = BACKENDS[used](points, k, wanted, start, stop, quiet=quiet)
         rest = _settled(part, proposals, settle)
         if used != "torch":
@@ -157,13 +158,14 @@ class Part:
         self.found.mean_distances[where] = (fold_sum(distances.clone()) / self.k).cpu()
 
 
-def empty(n: int, k: int) -> Neighbors:
+def empty(n: int, k: int, engine: Local) -> Neighbors:
     """Room for the k neighbours of n points; InputError where there is none."""
-    check_free(n * (12 * k + 8), f"the {k} neighbours of {n} images")
+    if engine.share is None:
+        check_free(n * (12 * k + 8), f"the {k} neighbours of {n} images")
     return Neighbors(
-        distances=torch.empty(n, k, dtype=torch.float32),
-        indices=torch.empty(n, k, dtype=torch.int64),
-        mean_distances=torch.empty(n, dtype=torch.float64),
+        distances=engine.zeros(n, k, dtype=torch.float32),
+        indices=engine.zeros(n, k, dtype=torch.int64),
+        mean_distances=engine.zeros(n, dtype=torch.float64),
     )
 
 
@@ -172,9 +174,10 @@ def tile_bytes(points: Points) -> int:
     return TILE.get(points.device.type, TILE["cpu"])
 
 
-def _lists() -> int:
+def _lists(engine: Local) -> int:
     free = free_memory()
-    return LISTS if free is None else min(LISTS, int(OF_FREE * free))
+    most = LISTS if free is None else min(LISTS, int(OF_FREE * free))
+    return most if engine.share is None else min(most, engine.share)
 
 
 def _settled(part: Part, proposals: Iterator[Proposal], settle: Settle) -> Tensor:
