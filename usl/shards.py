@@ -6,13 +6,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from usl.artifacts import load_array, save_array, save_text
+from usl.engines.local import Local
 from usl.errors import InputError
 
 log = logging.getLogger("usl")
@@ -66,6 +67,37 @@ class Shards:
 
     def _path(self, number: int, place: int) -> Path:
         return self.folder / f"{number:05}-{place}.npy"
+
+
+def resumed(
+    engine: Local,
+    work: Callable[..., Any],
+    tasks: Sequence[Callable[[], tuple[Any, ...]]],
+    store: Shards | None,
+) -> Iterator[list[np.ndarray]]:
+    """The arrays that tasks give, in their order: from the store those there, else computed.
+
+    Parameters
+    ----------
+    engine : Local or another engine
+    work : callable
+        What a task does; it returns tensors, on the CPU.
+    tasks : sequence of callable
+        Each gives the arguments of one.
+    store : Shards, optional
+        Has a part for each task.
+    """
+    missing = {number for number in range(len(tasks)) if store is None or not store.has(number)}
+    found = engine.map(work, (tasks[number]() for number in sorted(missing)))
+    for number in range(len(tasks)):
+        if number not in missing:
+            assert store is not None
+            yield store.load(number)
+            continue
+        arrays = [tensor.numpy() for tensor in next(found)]
+        if store is not None:
+            store.save(number, arrays)
+        yield arrays
 
 
 class Snapshot:

@@ -12,6 +12,7 @@ from usl import InputError, Regularizer, select
 from usl.engines import local
 from usl.engines.local import LOCAL, Local, cuts, mapped
 from usl.engines.registry import ENGINES, engine_named
+from usl.geometry.hierarchy import hierarchical_kmeans
 from usl.geometry.kmeans import kmeans
 from usl.geometry.neighbors.cells import search_cells
 from usl.geometry.neighbors.exact import find_neighbors
@@ -75,6 +76,7 @@ def test_a_selection_in_pieces_is_that_of_one(way, kind):
     assert same(near, find_neighbors(theirs, 20, backend=backend))
     clusters = kmeans(ours, 40, seed=2, nonempty=40)
     assert same(clusters, kmeans(theirs, 40, seed=2, nonempty=40))
+    assert same(*(hierarchical_kmeans(points, 40, seed=2) for points in (ours, theirs)))
     for reg in (
         Regularizer(rounds=4),
         Regularizer(rounds=6, horizon="num", horizon_num=5, weight=2.0),

@@ -12,6 +12,7 @@ from helpers import printed_alone
 from PIL import Image
 
 from usl import InputError
+from usl.geometry.hierarchy import hierarchical_kmeans
 from usl.geometry.kmeans import member_sums
 from usl.selectors.maxherding import herding_picks
 
@@ -251,3 +252,17 @@ def test_memory_that_means_nothing(pets, tmp_path, script, monkeypatch):
     given = options(tmp_path / "x.npy", tmp_path / "file" / "run", "MEMORY_GB", 1e-7)
     with pytest.raises(InputError, match="cannot keep .* in .*/file: .*or give more MEMORY_GB"):
         script(FEATURES, *given)
+
+
+def test_hierarchical_kmeans_by_name(tmp_path, script, capsys):
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).randn(400, 5))
+    more = ("USL.NUM_SELECTED_SAMPLES", 30, "USL.K_MEANS", "hierarchical")
+    script(FEATURES, *options(tmp_path / "x.npy", tmp_path / "run", *more))
+    picks = printed_alone(capsys.readouterr().out)
+    labels = np.load(tmp_path / "run" / "cluster_labels_30_1.npy")
+    expected = hierarchical_kmeans(np.load(tmp_path / "x.npy"), 30, seed=1).labels
+    assert labels.tolist() == expected.tolist()
+    assert sorted(labels[picks].tolist()) == list(range(30))
+    assert not list((tmp_path / "run").glob("*.partial"))
+    with pytest.raises(InputError, match="USL.K_MEANS is 'tree'; choose lloyd or hierarchical"):
+        script(FEATURES, *options(tmp_path / "x.npy", tmp_path / "run", "USL.K_MEANS", "tree"))

@@ -17,6 +17,7 @@ from usl.data.folder import FolderDataset
 from usl.encoders.registry import Encoder
 from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
+from usl.geometry.hierarchy import hierarchical_kmeans
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.neighbors.search import APPROXIMATE, Neighbors, backend_of
@@ -222,6 +223,7 @@ def clusters(
     budget: int,
     seed: int,
     iterations: int,
+    hierarchical: bool = False,
     dataset: str = "",
     labelled: int = 0,
 ) -> Clusters:
@@ -233,7 +235,7 @@ def clusters(
         "clusters": count,
         "seed": seed,
         "iterations": iterations,
-    }
+    } | ({"hierarchical": True} if hierarchical else {})
     expected = [
         Expected(f"cluster_labels_{budget}_{seed}.npy", (n,), kind="iu", low=0, high=count - 1),
         Expected(f"centroids_{budget}_{seed}.npy", (count, points.dim)),
@@ -242,10 +244,11 @@ def clusters(
     kept = None if run.folder is None else run.folder / f"clusters_{budget}_{seed}.partial"
 
     def compute() -> list[np.ndarray]:
-        found = kmeans(
-            points, count, seed=seed, iterations=iterations, nonempty=budget + labelled,
-            kept=kept, source=source,
-        )  # fmt: skip
+        given: dict[str, Any] = {"seed": seed, "iterations": iterations, "source": source}
+        if hierarchical:
+            found = hierarchical_kmeans(points, count, shards=kept, **given)
+        else:
+            found = kmeans(points, count, nonempty=budget + labelled, kept=kept, **given)
         return [found.labels.numpy(), found.centroids.float().numpy()]
 
     with run.timed("k-means"):

@@ -84,6 +84,14 @@ def add_neighbors(c: CfgNode) -> CfgNode:
     return c
 
 
+def add_kmeans(c: CfgNode) -> CfgNode:
+    """Settings of stages whose budgets may outgrow Lloyd's k-means."""
+    # One k-means of all images: lloyd, as published. hierarchical, for more than 100 000 picks: of
+    # few clusters, and then of the images of each.
+    c.USL.K_MEANS = "lloyd"
+    return add_engine(c)
+
+
 def add_labelled(c: CfgNode) -> CfgNode:
     """Settings of stages that go on from labels."""
     # Images whose labels are known already: .npy of indices, .csv with Index or a file's name, or
@@ -104,7 +112,7 @@ def add_selector(c: CfgNode) -> CfgNode:
 
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
-    return add_engine(add_labelled(selection.add_export(add_usl(embedding_defaults()))))
+    return add_kmeans(add_labelled(selection.add_export(add_usl(embedding_defaults()))))
 
 
 def usl_imagenet_defaults() -> CfgNode:
@@ -119,7 +127,7 @@ def usl_imagenet_defaults() -> CfgNode:
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
     c = selection.add_export(add_features(add_usl(add_recompute(run_defaults()))))
-    add_engine(add_selector(add_labelled(c)))
+    add_kmeans(add_selector(add_labelled(c)))
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""
@@ -143,6 +151,8 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
+    if cfg.USL.get("K_MEANS", "lloyd") not in ("lloyd", "hierarchical"):
+        raise InputError(f"USL.K_MEANS is {cfg.USL.K_MEANS!r}; choose lloyd or hierarchical")
     unreadable = cfg.get("DATASET", {}).get("UNREADABLE", "stop")
     if unreadable not in ("stop", "skip"):
         raise InputError(f"DATASET.UNREADABLE is {unreadable!r}; choose stop or skip")
@@ -304,6 +314,7 @@ def choose(
         def cluster(budget: int, seed: int) -> Clusters:
             return selection.clusters(
                 run, features, points, budget=budget, seed=seed, iterations=cfg.USL.K_MEANS_NITERS,
+                hierarchical=cfg.USL.K_MEANS == "hierarchical",
                 dataset="" if images is None else images.name, labelled=len(labelled),
             )  # fmt: skip
 

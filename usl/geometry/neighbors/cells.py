@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usl.geometry.assignment import nearest_centroids
-from usl.geometry.kmeans import kmeans
+from usl.geometry.coarse import Coarse, coarse_clusters
 from usl.geometry.neighbors.search import Neighbors, backend_of, search
 from usl.geometry.points import Points, distances_to
 
@@ -21,23 +20,11 @@ from usl.geometry.points import Points, distances_to
 POINTS, SEARCHED = 1024, 16
 # Cells of a task.
 TOGETHER = 64
-# So many points of each cell, about, train them, in so many iterations.
-TRAINED_ON, ITERATIONS = 64, 10
 
 
 @dataclass(frozen=True)
-class Cells:
-    """Points by cells that have some.
-
-    Attributes
-    ----------
-    members : list of Tensor, int64
-        The points of each, ascending.
-    centroids : Tensor (C, D), float64
-    """
-
-    members: list[Tensor]
-    centroids: Tensor
+class Cells(Coarse):
+    """Cells that have some points."""
 
     def groups(self) -> list[range]:
         """The cells of each task."""
@@ -67,15 +54,8 @@ class Cells:
 
 def cells_of(points: Points) -> Cells:
     """Cells of about POINTS points."""
-    count = max(1, round(len(points) / POINTS))
-    step = max(1, len(points) // (count * TRAINED_ON))
-    sample = Points(points.host[::step], points.device, engine=points.engine)
-    coarse = kmeans(sample, count, seed=0, iterations=ITERATIONS, quiet=True).centroids
-    labels = nearest_centroids(points, coarse)
-    sizes = torch.bincount(labels, minlength=count)
-    order = labels.argsort(stable=True)
-    used = sizes.nonzero()[:, 0]
-    return Cells(list(torch.split(order, sizes[used].tolist())), coarse[used])
+    found = coarse_clusters(points, max(1, round(len(points) / POINTS)))
+    return Cells(found.members, found.centroids)
 
 
 def search_cells(

@@ -28,7 +28,7 @@ from usl.geometry.neighbors.search import (
 )
 from usl.geometry.neighbors.torch import propose_rows
 from usl.geometry.points import Points, as_points, first_copies, full_precision, squared_distances
-from usl.shards import Shards
+from usl.shards import Shards, resumed
 
 log = logging.getLogger("usl")
 
@@ -147,26 +147,18 @@ def _each(
     source: dict[str, Any] | None,
 ) -> Neighbors:
     """What tasks find, each for some rows; from ``shards`` what is there."""
-    store = None
-    if shards is not None and len(tasks) > 1:
-        store = Shards(shards, source or {}, list(map(len, rows)), "neighbours")
-    missing = [number for number in range(len(tasks)) if store is None or not store.has(number)]
-    found = points.engine.map(work, (tasks[number]() for number in missing))
     if len(tasks) == 1 and work is search:
-        only: Neighbors = next(found)
+        only: Neighbors = next(points.engine.map(work, [tasks[0]()]))
         return only
+    store = None
+    if shards is not None:
+        store = Shards(shards, source or {}, list(map(len, rows)), "neighbours")
     result = empty(len(points), k, points.engine)
+    found = resumed(points.engine, work, tasks, store)
     with tqdm(total=len(points), desc="neighbours", unit="image", disable=None) as bar:
-        for number, where in enumerate(rows):
-            if number in missing:
-                columns = next(found).columns
-                if store is not None:
-                    store.save(number, [column.numpy() for column in columns])
-            else:
-                assert store is not None
-                columns = tuple(map(torch.from_numpy, store.load(number)))
-            for to, values in zip(result.columns, columns, strict=True):
-                to[where] = values
+        for where, columns in zip(rows, found, strict=True):
+            for to, values in zip(result, columns, strict=True):
+                to[where] = torch.from_numpy(values)
             bar.update(len(where))
     return result
 

@@ -73,6 +73,9 @@ class Neighbors:
         """What has a row for each point."""
         return self.distances, self.indices, self.mean_distances
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.columns)
+
     @property
     def density(self) -> Tensor:
         """1 / mean kNN distance, (N,), float64; these are clamped from below at 1e-12."""
