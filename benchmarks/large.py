@@ -3,11 +3,12 @@
     python benchmarks/large.py --images 10000000 --memory-gb 6
 
 Writes made-up float16 features of 64 dimensions, in shards, on patches of 8 dimensions around
-10 000 centres; runs selective_labeling/usl-features.py on them with MEMORY_GB, KNN.BACKEND cells, K = 20, 1000 labels
-and 20 iterations of k-means, or with --hierarchical 100 000 labels by USL.K_MEANS hierarchical and
-one round of picks. Prints the seconds of its steps, and the peaks of its memory: of its own, and
-with what it maps from files, which the system takes back where it needs the room. A run that was
-stopped goes on where it was if --folder is the same. --smoke: few features.
+10 000 centres; runs selective_labeling/usl-features.py on them with MEMORY_GB, KNN.BACKEND cells,
+K = 20, 1000 labels and 20 iterations of k-means, or with --hierarchical 100 000 labels by
+USL.K_MEANS hierarchical and one round of picks. Prints the seconds of its steps, and the peaks of
+its memory: of its own, and with what it maps from files, which the system takes back where it needs
+the room. A run that was stopped goes on where it was, given the same --folder. --smoke: few
+features.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py --plot scaling.png --json scaling.json
     python benchmarks/scaling.py --images 200000 --engine ray --nodes 1 2
+    python benchmarks/scaling.py --images 200000 --plan
 
 For 10 000 to 400 000 made-up features of 128 dimensions, mapped from a file, in a process of its
 own each: neighbours for K = 20, k-means for one cluster in 400 images, in 20 iterations, and the
@@ -11,6 +12,10 @@ the exponent that fits best: 1 is proportional to N, 2 to its square. --smoke: f
 With --engine ray the tasks run on nodes of a Ray cluster on this machine, which share its cores;
 the memory is that of the process that hands them out. Prints the sum of the picks, too, which is
 that of --engine local. --backend cells: neighbours of nearby cells.
+
+--plan: what a million to a hundred million images would cost on machines that can be rented, from
+what the most --images cost here, and 3 seconds each of decoding and of a network (--arch of timm,
+with made-up weights), on this CPU.
 """
 
 import argparse
@@ -23,10 +28,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from machine import cpu
+from plan import Costs, embedding_costs, others, show
 from selection import features
 
 from usl import Regularizer
@@ -127,6 +134,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--nodes", type=int, nargs="+", default=[1])
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--arch", default="vit_small_patch16_224")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -136,16 +145,39 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {cpu()}\n")
     if given.plot and len(given.images) < 2:
         parser.error("a plot needs two numbers of --images, or more")
+    if given.plan:
+        plan(given, 5000 if given.smoke else max(given.images))
+        return
     figures: dict[str, object] = {"cpu": cpu()}
     for nodes in given.nodes if given.engine == "ray" else [0]:
         where = f"{nodes} nodes" if nodes else "this process"
         print(f"{where}\n")
-        figures[where] = measure(given, [2000, 5000] if given.smoke else given.images, nodes)
+        counts = [2000, 5000] if given.smoke else given.images
+        figures[where] = measure(given, counts, nodes, given.backend)
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def measure(given: argparse.Namespace, counts: list[int], nodes: int) -> dict[str, object]:
+def plan(given: argparse.Namespace, images: int) -> None:
+    """Print what many images would cost."""
+    vcpus, labels = torch.get_num_threads(), max(2, images // IMAGES_A_LABEL)
+    found = {name: measure(given, [images], 0, name)["seconds"][0] for name in ("auto", "cells")}
+    _, clusters, chosen = found["auto"]
+    near = {name: seconds[0] for name, seconds in found.items()}
+    decode, encode, dim = embedding_costs(given.arch)
+    costs = Costs(
+        decode,
+        encode,
+        {name: vcpus * near[name] / (images * others(images, name) * DIM) for name in near},
+        vcpus * clusters / (images * labels * ITERATIONS * DIM),
+        vcpus * chosen / (images * labels * Regularizer().rounds * DIM),
+    )
+    show(costs, dim, 1000, ITERATIONS, Regularizer().rounds)
+
+
+def measure(
+    given: argparse.Namespace, counts: list[int], nodes: int, backend: str
+) -> dict[str, Any]:
     """Print a table for so many nodes; 0: this process. Its figures."""
     titles = (*PARTS, "all, s", "peak, MB", "features, MB", "sum of the picks")
     print(f"| images | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
@@ -158,7 +190,7 @@ def measure(given: argparse.Namespace, counts: list[int], nodes: int) -> dict[st
             maker.start()
             maker.join()
             words = [sys.executable, __file__, "--worker", str(path), "--nodes", str(nodes)]
-            words += ["--backend", given.backend]
+            words += ["--backend", backend]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
             found = json.loads(done.stdout.splitlines()[-1])
             seconds.append(found["seconds"])

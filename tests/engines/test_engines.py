@@ -93,6 +93,7 @@ def test_a_selection_in_pieces_is_that_of_one(way, kind):
 @pytest.mark.parametrize("backend", ["auto", "cells"])
 def test_a_selection_from_files_is_that_in_memory(way, tmp_path, monkeypatch, dtype, backend):
     x = (50 * features("sphere", 1511, 6)).astype(dtype)
+    monkeypatch.setattr("usl.geometry.neighbors.cells.POINTS", 60)
     in_files, sizes = Local(memory=0, folder=tmp_path / "scratch"), []
     monkeypatch.setattr(local, "mapped", lambda size, to: [sizes.append(size), mapped(size, to)][1])
     found = []
@@ -165,6 +166,14 @@ def test_neighbours_that_were_stopped_go_on(monkeypatch, tmp_path, backend):
     with pytest.raises(KeyboardInterrupt):
         tasks(1, after=2)
     assert [tasks(1), tasks(1), tasks(2)] == [3, 0, 5]
+    # What was found in memory holds where features lie in a file.
+    points = Points(x, engine=Local(memory=0, folder=tmp_path))
+    options = {"backend": backend, "shards": tmp_path / "s", "source": {"a": 2}}
+    monkeypatch.setattr("usl.engines.local.MANY", 99)
+    monkeypatch.setattr("usl.engines.local.ROWS", 150)
+    monkeypatch.setattr("usl.geometry.neighbors.exact.search", None)
+    monkeypatch.setattr("usl.geometry.neighbors.exact.search_cells", None)
+    assert same(expected, find_neighbors(points, 9, **options))
 
 
 def test_a_folder_is_searched_on_the_engine(script, image_folder, tmp_path, monkeypatch):

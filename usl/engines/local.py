@@ -25,8 +25,9 @@ AHEAD = 2
 ROWS = 1 << 18
 # Up to so many rows one task for all is faster.
 MANY = 1 << 20
-# An array larger than one of so many parts of the memory lies in a file.
-SHARES = 4
+# An array larger than one of so many parts of the memory lies in a file: there are a few of them,
+# and what is read of files needs room, too.
+SHARES = 16
 
 
 class Encode(Protocol):
@@ -118,13 +119,17 @@ class Local:
     threads = 0
 
     def __init__(self, memory: int | None = None, folder: Path | None = None) -> None:
-        self.share = None if memory is None else memory // SHARES
+        self.memory, self.share = memory, None if memory is None else memory // SHARES
         self.folder = folder
+
+    def spills(self, size: int) -> bool:
+        """Whether an array of so many bytes lies in a file."""
+        return self.share is not None and size > self.share
 
     def zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Zeros in memory, or in a file that the system maps and that goes with them."""
         size = prod(shape) * dtype.itemsize
-        if self.share is None or size <= self.share:
+        if not self.spills(size):
             return torch.zeros(shape, dtype=dtype)
         return mapped(size, self.folder or Path(tempfile.gettempdir())).view(dtype).view(shape)
 

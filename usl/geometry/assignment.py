@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry import jit
 from usl.geometry.points import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 ASSIGN_ELEMENTS = 1 << 22
 # Terms of the products that a thread makes at a time, about.
 TERMS = 1 << 24
+# Seconds after which progress is shown.
+SLOW = 5.0
 
 
 @dataclass(frozen=True)
@@ -165,8 +168,13 @@ def _compiled(
                 host, names[part], means, shift, error, underflow,
             )  # fmt: skip
 
-    with jit.threads() as pool:
-        list(pool.map(some, blocks(everyone.padded, max(unit, BLOCK_ROWS // 4))))
+    parts = list(blocks(everyone.padded, max(unit, BLOCK_ROWS // 4)))
+    with (
+        jit.threads() as pool,
+        tqdm(total=len(parts), desc="nearest", delay=SLOW, leave=False, disable=None) as bar,
+    ):
+        for _ in pool.map(some, parts):
+            bar.update()
     found = Assigned(torch.empty_like(known.labels), torch.empty_like(known.values), shift)
     found.labels[order], found.values[order] = torch.from_numpy(labels), torch.from_numpy(values)
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from usl.engines.local import MANY
 from usl.geometry.assignment import nearest_centroids
 from usl.geometry.kmeans import kmeans
 from usl.geometry.points import Points
@@ -34,7 +35,8 @@ def coarse_clusters(points: Points, count: int, *, seed: int = 0) -> Coarse:
     """The clusters, ``count`` or fewer, of the points."""
     step = max(1, len(points) // (count * TRAINED_ON))
     sample = Points(points.host[::step], points.device, engine=points.engine)
-    centroids = kmeans(sample, count, seed=seed, iterations=ITERATIONS, quiet=True).centroids
+    quiet = len(points) <= MANY
+    centroids = kmeans(sample, count, seed=seed, iterations=ITERATIONS, quiet=quiet).centroids
     labels = nearest_centroids(points, centroids)
     sizes = torch.bincount(labels, minlength=count)
     order = labels.argsort(stable=True)

@@ -206,7 +206,10 @@ def packed(points: Points) -> Packed:
     if points.packed is None:
         # Of the space alone: what is packed may travel without the points.
         products, order = products_of(points.part(0, 0)), near_together(points)
-        vectors = products.pack(points.host, order)
+        host, rows = points.host, order
+        if points.spilled:
+            host, rows = points.ordered(order).host, torch.arange(len(points))
+        vectors = products.pack(host, rows)
         points.packed = Packed(products, order, vectors, points.norms[order])
     ready: Packed = points.packed
     return ready

@@ -84,7 +84,7 @@ def test_cells_are_the_same_for_other_blocks(monkeypatch):
     assert torch.equal(one.centroids, other.centroids)
     # From each outwards: first its own points.
     apart = squared_distances(one.centroids, one.centroids[3]).argsort().tolist()
-    _, [(rows, count)], _, _ = one.task(Points(x), range(3, 4), 9, None)
+    _, [(rows, _, count)], _, _ = one.task(Points(x), range(3, 4), 9, None)
     assert count == len(one.members[3]) and apart[0] == 3
     assert rows.tolist() == torch.cat([one.members[cell] for cell in apart[:4]]).tolist()
     assert sorted(torch.cat(one.members).tolist()) == list(range(900))

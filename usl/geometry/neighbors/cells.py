@@ -7,6 +7,7 @@ The inverted file of Jégou, Douze and Schmid, "Product quantization for nearest
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,15 +32,30 @@ class Cells(Coarse):
         count = len(self.members)
         return [range(a, min(a + TOGETHER, count)) for a in range(0, count, TOGETHER)]
 
-    def task(self, points: Points, group: range, k: int, memory: int | None) -> tuple[Any, ...]:
-        """The arguments of :func:`search_cells` for some cells."""
-        searched = [self._searched(cell, k) for cell in group]
-        rows = [(torch.cat(parts), len(parts[0])) for parts in searched]
-        return points.handle, rows, k, memory
+    def task(
+        self, points: Points, group: range, k: int, memory: int | None, in_order: bool = False
+    ) -> tuple[Any, ...]:
+        """The arguments of :func:`search_cells` for some cells.
 
-    def _searched(self, cell: int, k: int) -> list[Tensor]:
-        """The points that are searched for those of a cell, its own first; k or more."""
-        near: list[Tensor] = []
+        ``in_order``: the points lie cell after cell.
+        """
+        cells = []
+        for cell in group:
+            near = self._searched(cell, k)
+            names = torch.cat([self.members[one] for one in near])
+            places = torch.cat([self._places[one] for one in near]) if in_order else names
+            cells.append((places, names, len(self.members[cell])))
+        return points.handle, cells, k, memory
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, ...]:
+        """Where the points of each are, cell after cell."""
+        sizes = list(map(len, self.members))
+        return torch.split(torch.arange(sum(sizes)), sizes)
+
+    def _searched(self, cell: int, k: int) -> list[int]:
+        """The cells that are searched for the points of one, itself first; of k points or more."""
+        near: list[int] = []
         count = 0
         apart = distances_to(self.centroids, self.centroids[cell])
         # Itself is nearest, also of centroids that are equal.
@@ -47,8 +63,8 @@ class Cells(Coarse):
         for other in apart.argsort(stable=True).tolist():
             if len(near) >= SEARCHED and count >= k:
                 break
-            near.append(self.members[other])
-            count += len(near[-1])
+            near.append(other)
+            count += len(self.members[other])
         return near
 
 
@@ -59,15 +75,16 @@ def cells_of(points: Points) -> Cells:
 
 
 def search_cells(
-    points: Points, cells: list[tuple[Tensor, int]], k: int, memory: int | None
+    points: Points, cells: list[tuple[Tensor, Tensor, int]], k: int, memory: int | None
 ) -> Neighbors:
     """The neighbours of the points of some cells, cell after cell.
 
     Parameters
     ----------
     points : Points
-    cells : list of (Tensor (n,), int64, and int)
-        The points that are searched for those of each cell, which are the first so many.
+    cells : list of (Tensor (n,), int64, Tensor (n,), int64, and int)
+        The points that are searched for those of each cell, which are the first so many: where they
+        are, and what they are called in the result.
     k : int
     memory : int, optional
         Bytes for lists or tiles.
@@ -77,14 +94,10 @@ def search_cells(
     Neighbors
         Distances are exact; equal ones are in the order of the cells.
     """
-    found = [_searched(points, rows, count, k, memory) for rows, count in cells]
-    distances, indices, means = (
-        torch.cat(columns) for columns in zip(*(part.columns for part in found), strict=True)
-    )
+    found = []
+    for places, names, count in cells:
+        some = points.taken(places)
+        near = search(some, 0, count, k, backend_of("auto", some), memory, quiet=True)
+        found.append((near.distances, names[near.indices], near.mean_distances))
+    distances, indices, means = (torch.cat(columns) for columns in zip(*found, strict=True))
     return Neighbors(distances, indices, means)
-
-
-def _searched(points: Points, rows: Tensor, count: int, k: int, memory: int | None) -> Neighbors:
-    some = points.taken(rows)
-    found = search(some, 0, count, k, backend_of("auto", some), memory, quiet=True)
-    return Neighbors(found.distances, rows[found.indices], found.mean_distances)

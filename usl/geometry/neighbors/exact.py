@@ -118,9 +118,11 @@ def _find(
         cells = cells_of(points)
         groups = cells.groups()
         rows = [torch.cat([cells.members[cell] for cell in group]) for group in groups]
-        tasks = [partial(cells.task, points, group, k, memory) for group in groups]
-        found = _each(points, search_cells, rows, tasks, k, shards, source)
-        return _measured(points, found)
+        # In a file the points of a cell should lie together.
+        spilled = points.spilled
+        near = points.ordered(torch.cat(cells.members)) if spilled else points
+        tasks = [partial(cells.task, near, group, k, memory, spilled) for group in groups]
+        return _measured(points, _each(points, search_cells, rows, tasks, k, shards, source))
     used, cuts = backend_of(name, points), points.engine.steps(len(points))
     if name == "auto":
         log.info("neighbours by %s", used)
