@@ -7,8 +7,8 @@ Writes made-up float16 features of 64 dimensions, in shards, on patches of 8 dim
 K = 20, 1000 labels and 20 iterations of k-means, or with --hierarchical 100 000 labels by
 USL.K_MEANS hierarchical and one round of picks. Prints the seconds of its steps, and the peaks of
 its memory: of its own, and with what it maps from files, which the system takes back where it needs
-the room. A run that was stopped goes on where it was, given the same --folder. --smoke: few
-features.
+the room. Given the same --folder, a run that was stopped goes on where it was, and neighbours are
+those of the first. --smoke: few features.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{given.images} × {DIM}, {given.memory_gb:g} GB, {cpu()}")
         print(f"features written in {time.perf_counter() - begin:.0f} s", flush=True)
         labels = max(10, given.images // 100) if given.hierarchical else 1000
-        run = folder / ("hierarchical" if given.hierarchical else "lloyd")
+        run = folder / "run"
         options = {
             "FEATURES.PATH": folder / "features", "RUN_DIR": run, "USL.SEEDS": "[1]",
             "USL.KNN_K": 20, "KNN.BACKEND": "cells", "USL.NUM_SELECTED_SAMPLES": labels,

@@ -25,7 +25,7 @@ def test_a_part_of_which_an_array_is_missing_is_not_there(tmp_path, monkeypatch)
     store = Shards(tmp_path / "s", {}, [3], "things")
 
     def full(path, array):
-        if path.name.endswith("-0.npy"):
+        if path.name.endswith("-1.npy"):
             raise InputError("no space left")
         path.touch()
 
@@ -71,3 +71,23 @@ def test_a_state_that_was_not_written_whole_is_none(tmp_path, monkeypatch):
     assert number == 3 and found["a"].tolist() == [0, 1, 2]
     store.save(4, {"a": np.arange(4), "b": np.arange(4)})
     assert Snapshot(tmp_path / "s", {}).load()[0] == 4
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off", "missing", "manifest", "another"])
+def test_a_part_that_has_changed_is_not_there(tmp_path, caplog, damage):
+    store = Shards(tmp_path / "s", {}, [3, 3], "things")
+    store.save(1, [np.arange(3), np.eye(2)])
+    path = store.folder / "00001-1.npy"
+    if damage == "changed":
+        np.save(path, np.eye(2) + 1e-9)
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-3])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        text = "[" if damage == "manifest" else '["a", "b"]'
+        (store.folder / "00001.json").write_text(text)
+    assert not store.has(1)
+    assert "things: shard 1 is missing or has changed, and is computed again" in caplog.text
+    store.save(1, [np.arange(3)])
+    assert store.has(1) and len(store.load(1)) == 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from usl.artifacts import load_array, save_array, save_text
+from usl.artifacts import fingerprint, load_array, save_array, save_text
 from usl.engines.local import Local
 from usl.errors import InputError
 
@@ -23,7 +23,7 @@ SAVE_EVERY = 60.0
 
 
 class Shards:
-    """Numbered parts in a folder, each of some arrays.
+    """Numbered parts in a folder, each of some arrays, with their fingerprints.
 
     Parameters
     ----------
@@ -45,28 +45,49 @@ class Shards:
     def __init__(
         self, folder: Path, source: dict[str, Any], sizes: Sequence[int], what: str
     ) -> None:
-        self.folder = folder
+        self.folder, self.what = folder, what
         if _prepared(folder, source | {"rows": list(sizes)}):
-            done = len(list(folder.glob("[0-9]*-0.npy")))
+            done = len(list(folder.glob("[0-9]*.json")))
             log.info("%s: %d of %d shards are there already", what, done, len(sizes))
 
     def has(self, number: int) -> bool:
-        """Whether a part is there."""
-        # The first array is written last.
-        return self._path(number, 0).exists()
+        """Whether a part is there, as it was written."""
+        manifest = self._manifest(number)
+        if not manifest.exists():
+            return False
+        try:
+            wanted = json.loads(manifest.read_text(encoding="utf-8"))
+            if [fingerprint(array) for array in self._arrays(number, len(wanted))] == wanted:
+                return True
+        except (InputError, OSError, ValueError, TypeError):
+            # Whatever it is, it is not as it was written.
+            pass
+        log.warning(
+            "%s: shard %d is missing or has changed, and is computed again", self.what, number
+        )
+        manifest.unlink()
+        return False
 
     def load(self, number: int) -> list[np.ndarray]:
         """The arrays of a part that is there."""
-        paths = sorted(self.folder.glob(f"{number:05}-*.npy"))
-        return [np.array(load_array(path)) for path in paths]
+        wanted = json.loads(self._manifest(number).read_text(encoding="utf-8"))
+        return [np.array(array) for array in self._arrays(number, len(wanted))]
 
     def save(self, number: int, arrays: Sequence[np.ndarray]) -> None:
         """Keep the arrays of a part."""
-        for place, array in reversed(list(enumerate(arrays))):
-            save_array(self._path(number, place), array)
+        for place, array in enumerate(arrays):
+            save_array(self.folder / f"{number:05}-{place}.npy", array)
+        # It is there once its fingerprints are.
+        save_text(self._manifest(number), json.dumps([fingerprint(array) for array in arrays]))
 
-    def _path(self, number: int, place: int) -> Path:
-        return self.folder / f"{number:05}-{place}.npy"
+    def _arrays(self, number: int, count: int) -> list[np.ndarray]:
+        return [
+            load_array(self.folder / f"{number:05}-{place}.npy", kind="fiub")
+            for place in range(count)
+        ]
+
+    def _manifest(self, number: int) -> Path:
+        return self.folder / f"{number:05}.json"
 
 
 def resumed(

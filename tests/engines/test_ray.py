@@ -122,7 +122,7 @@ def test_a_killed_driver_goes_on_from_its_shards(cluster, expected, tmp_path, ca
     caplog.set_level("INFO", "usl")
 
     def done():
-        return len(list(shards.glob("0*-0.npy")))
+        return len(list(shards.glob("0*.json")))
 
     np.save(tmp_path / "x.npy", features("sphere", IMAGES, 8))
     given = (step, cluster.address, shards, tmp_path / "x.npy")

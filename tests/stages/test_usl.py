@@ -56,8 +56,8 @@ def test_killed_in_the_middle_of_features(cifar, clean, tmp_path):
     run = tmp_path / "run"
     argv = ["--cfg", "configs/cifar10_usl.yaml", "--opts", *SMALL, *cifar_options(cifar, run)]
     shards = run / "memory_feats_list.partial"
-    kill_script(CIFAR, *argv, when=lambda: len(list(shards.glob("0*.npy"))) >= 2)
-    left = {p.name: p.stat().st_mtime_ns for p in shards.glob("0*.npy")}
+    kill_script(CIFAR, *argv, when=lambda: len(list(shards.glob("0*.json"))) >= 2)
+    left = {p.name: p.stat().st_mtime_ns for p in shards.glob("0*.json")}
     assert 2 <= len(left) < 7 and not (run / "memory_feats_list.npy").exists()
 
     done = run_script(CIFAR, *argv)

@@ -265,8 +265,8 @@ def test_random_picks_are_the_published_draw(tmp_path, script, capsys):
 def test_decoding_goes_on_where_it_was_killed(small_folder, weights, tmp_path):
     argv = imagenet_selection(small_folder, weights, tmp_path / "run", "DATALOADER.BATCH_SIZE", 1)
     shards = tmp_path / "run" / "memory_feats_list.partial"
-    kill_script(IMAGENET, *argv, when=lambda: len(list(shards.glob("0*.npy"))) >= 2)
-    done = len(list(shards.glob("0*.npy")))
+    kill_script(IMAGENET, *argv, when=lambda: len(list(shards.glob("0*.json"))) >= 2)
+    done = len(list(shards.glob("0*.json")))
     assert 2 <= done < 36 / SHARD_BATCHES
     again = run_script(IMAGENET, *argv)
     assert again.returncode == 0, again.stderr

@@ -71,7 +71,7 @@ def test_copies_are_found_as_their_first(tmp_path, monkeypatch):
     copied = find_neighbors(x, 120, backend="cells", shards=tmp_path / "s")
     assert 0.3 < copied.recall < 1 and copied.indices.shape == (3600, 120)
     # Every copy is found with its first, and what was searched is kept.
-    assert (copied.distances[:, :4] == 0).all() and list((tmp_path / "s").glob("*-0.npy"))
+    assert (copied.distances[:, :4] == 0).all() and list((tmp_path / "s").glob("0*.json"))
 
 
 @pytest.mark.usefixtures("small")
