@@ -152,12 +152,12 @@ def extract(
                 (part,) = store.load(number)
                 bar.update(stop - start)
             if features is None:
-                width = part.shape[1]
-                features = engine.zeros(len(dataset), width, dtype=torch.float32).numpy()
+                shape = (len(dataset), *part.shape[1:])
+                features = engine.zeros(*shape, dtype=torch.float32).numpy()
             features[start:stop] = part
     bar.close()
     assert features is not None
-    if skip_unreadable and np.isnan(features[:, 0]).all():
+    if skip_unreadable and np.isnan(features[:, :1]).all():
         raise InputError(
             f"none of the {len(dataset)} images can be read; see the first: "
             f"{getattr(dataset, 'paths', ['?'])[0]}"
