@@ -4,7 +4,7 @@
 
 Writes made-up float16 features of 64 dimensions, in shards, on patches of 8 dimensions around
 10 000 centres; runs selective_labeling/usl-features.py on them with MEMORY_GB, KNN.BACKEND cells,
-K = 20, 1000 labels and 20 iterations of k-means, or with --hierarchical 100 000 labels by
+K = 20, 1000 labels and 20 iterations of k-means, or with --hierarchical a label in 100 images by
 USL.K_MEANS hierarchical and one round of picks. Prints the seconds of its steps, and the peaks of
 its memory: of its own, and with what it maps from files, which the system takes back where it needs
 the room. Given the same --folder, a run that was stopped goes on where it was, and neighbours are
@@ -43,7 +43,10 @@ def write(folder: Path, count: int) -> None:
         for patch in range(PATCHES):
             on = np.flatnonzero(which % PATCHES == patch)
             rows[on] += draws.standard_normal((len(on), WITHIN), dtype=np.float32) @ patches[patch]
-        np.save(path, rows.astype(np.float16))
+        unfinished = path.with_suffix(".unfinished")
+        with unfinished.open("wb") as file:
+            np.save(file, rows.astype(np.float16))
+        unfinished.rename(path)
 
 
 def watch(pid: int, peaks: dict[str, float], done: threading.Event) -> None:
@@ -74,14 +77,14 @@ def main() -> None:
         given.images, given.memory_gb = 20_000, 0.001
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
-        begin = time.perf_counter()
-        write(folder / "features", given.images)
+        begin, features = time.perf_counter(), folder / f"features{given.images}"
+        write(features, given.images)
         print(f"{given.images} × {DIM}, {given.memory_gb:g} GB, {cpu()}")
         print(f"features written in {time.perf_counter() - begin:.0f} s", flush=True)
         labels = max(10, given.images // 100) if given.hierarchical else 1000
-        run = folder / "run"
+        run = folder / f"run{given.images}"
         options = {
-            "FEATURES.PATH": folder / "features", "RUN_DIR": run, "USL.SEEDS": "[1]",
+            "FEATURES.PATH": features, "RUN_DIR": run, "USL.SEEDS": "[1]",
             "USL.KNN_K": 20, "KNN.BACKEND": "cells", "USL.NUM_SELECTED_SAMPLES": labels,
             "USL.K_MEANS_NITERS": 20, "MEMORY_GB": given.memory_gb, "RECOMPUTE_ALL": False,
         }  # fmt: skip
@@ -94,11 +97,10 @@ def main() -> None:
         )
         peaks: dict[str, float] = {}
         done = threading.Event()
-        watcher = threading.Thread(target=watch, args=(process.pid, peaks, done))
+        watcher = threading.Thread(target=watch, args=(process.pid, peaks, done), daemon=True)
         watcher.start()
         code = process.wait()
         done.set()
-        watcher.join()
         if code:
             sys.exit(code)
         record = json.loads((run / "run.json").read_text())

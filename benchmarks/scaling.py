@@ -145,6 +145,8 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {cpu()}\n")
     if given.plot and len(given.images) < 2:
         parser.error("a plot needs two numbers of --images, or more")
+    if given.plan and (given.plot or given.json or given.engine != "local"):
+        parser.error("--plan goes with --images and --arch only")
     if given.plan:
         plan(given, 5000 if given.smoke else max(given.images))
         return

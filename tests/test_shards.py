@@ -42,35 +42,36 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
 
 
 def test_the_last_state_is_kept_for_the_same_source_only(tmp_path, monkeypatch):
-    store = Snapshot(tmp_path / "s", {"k": 3})
-    assert store.load() == (0, {}) and not store.due
+    store = Snapshot(tmp_path / "s", {"k": 3}, "steps")
+    assert store.last() == (0, []) and not store.due
     monkeypatch.setattr(shards, "SAVE_EVERY", 0.0)
     assert store.due
     for number in (9, 10):
-        store.save(number, {"a": np.arange(number), "b": np.eye(2)})
-    number, found = Snapshot(tmp_path / "s", {"k": 3}).load()
-    assert number == 10 and found["a"].tolist() == list(range(10)) and sorted(found) == ["a", "b"]
-    assert len(list(store.folder.iterdir())) == 2
-    assert Snapshot(tmp_path / "s", {"k": 4}).load() == (0, {})
+        store.keep(number, [np.arange(number), np.eye(2)])
+    number, (first, second) = Snapshot(tmp_path / "s", {"k": 3}, "steps").last()
+    assert (
+        number == 10 and first.tolist() == list(range(10)) and second.tolist() == [[1, 0], [0, 1]]
+    )
+    assert len(list(store.folder.iterdir())) == 1 + 3
+    assert Snapshot(tmp_path / "s", {"k": 4}, "steps").last() == (0, [])
 
 
-def test_a_state_that_was_not_written_whole_is_none(tmp_path, monkeypatch):
-    store = Snapshot(tmp_path / "s", {})
-    store.save(3, {"a": np.arange(3), "b": np.arange(3)})
+@pytest.mark.parametrize("damaged", [False, True])
+def test_without_a_whole_last_state_the_one_before_is_taken(tmp_path, monkeypatch, caplog, damaged):
+    store = Snapshot(tmp_path / "s", {}, "steps")
+    store.keep(3, [np.arange(3), np.arange(3)])
 
     def full(path, array):
-        if path.name == "b.npy":
-            raise InputError("no space left")
-        path.touch()
+        raise InputError("no space left")
 
     with monkeypatch.context() as patch:
         patch.setattr("usl.shards.save_array", full)
-        with pytest.raises(InputError, match="no space left"):
-            store.save(4, {"a": np.arange(4), "b": np.arange(4)})
-    number, found = Snapshot(tmp_path / "s", {}).load()
-    assert number == 3 and found["a"].tolist() == [0, 1, 2]
-    store.save(4, {"a": np.arange(4), "b": np.arange(4)})
-    assert Snapshot(tmp_path / "s", {}).load()[0] == 4
+        store.keep(4, [np.arange(4), np.arange(4)])
+    assert "steps: its state is not kept: no space left" in caplog.text
+    if damaged:
+        np.save(store.folder / "00003-1.npy", np.arange(4))
+    number, found = Snapshot(tmp_path / "s", {}, "steps").last()
+    assert (number, len(found)) == ((0, 0) if damaged else (3, 2))
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut off", "missing", "manifest", "another"])

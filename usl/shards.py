@@ -22,7 +22,7 @@ log = logging.getLogger("usl")
 SAVE_EVERY = 60.0
 
 
-class Shards:
+class Parts:
     """Numbered parts in a folder, each of some arrays, with their fingerprints.
 
     Parameters
@@ -31,8 +31,6 @@ class Shards:
         It is made, or emptied where its parts are of another source.
     source : dict
         All that the parts depend on.
-    sizes : sequence of int
-        Rows of each part there will be.
     what : str
         They are, for the log.
 
@@ -42,13 +40,22 @@ class Shards:
         The folder cannot be written.
     """
 
-    def __init__(
-        self, folder: Path, source: dict[str, Any], sizes: Sequence[int], what: str
-    ) -> None:
+    def __init__(self, folder: Path, source: dict[str, Any], what: str) -> None:
         self.folder, self.what = folder, what
-        if _prepared(folder, source | {"rows": list(sizes)}):
-            done = len(list(folder.glob("[0-9]*.json")))
-            log.info("%s: %d of %d shards are there already", what, done, len(sizes))
+        made_from, wanted = folder / "source.json", json.dumps(source, sort_keys=True)
+        if made_from.exists() and made_from.read_text(encoding="utf-8") == wanted:
+            return
+        try:
+            remove(folder)
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"cannot write {folder}: {error.strerror}") from None
+        save_text(made_from, wanted)
+
+    @property
+    def there(self) -> list[int]:
+        """Numbers of the parts that are there, ascending, or were."""
+        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
 
     def has(self, number: int) -> bool:
         """Whether a part is there, as it was written."""
@@ -90,6 +97,17 @@ class Shards:
         return self.folder / f"{number:05}.json"
 
 
+class Shards(Parts):
+    """The parts of a long result, of so many rows each; see :class:`Parts`."""
+
+    def __init__(
+        self, folder: Path, source: dict[str, Any], sizes: Sequence[int], what: str
+    ) -> None:
+        super().__init__(folder, source | {"rows": list(sizes)}, what)
+        if self.there:
+            log.info("%s: %d of %d shards are there already", what, len(self.there), len(sizes))
+
+
 def resumed(
     engine: Local,
     work: Callable[..., Any],
@@ -121,25 +139,11 @@ def resumed(
         yield arrays
 
 
-class Snapshot:
-    """The last state of what goes through many.
+class Snapshot(Parts):
+    """The last state of what goes through many; see :class:`Parts`."""
 
-    Parameters
-    ----------
-    folder : Path
-        It is made, or emptied where its state is of another source.
-    source : dict
-        All that the states depend on.
-
-    Raises
-    ------
-    InputError
-        The folder cannot be written.
-    """
-
-    def __init__(self, folder: Path, source: dict[str, Any]) -> None:
-        self.folder = folder
-        _prepared(folder, source)
+    def __init__(self, folder: Path, source: dict[str, Any], what: str) -> None:
+        super().__init__(folder, source, what)
         self._saved = time.monotonic()
 
     @property
@@ -147,40 +151,27 @@ class Snapshot:
         """Whether it is time to keep another."""
         return time.monotonic() - self._saved >= SAVE_EVERY
 
-    def load(self) -> tuple[int, dict[str, np.ndarray]]:
+    def last(self) -> tuple[int, list[np.ndarray]]:
         """Number and arrays of the state that was kept last; 0 and none where there is none."""
-        kept = self._kept()
-        if not kept:
-            return 0, {}
-        paths = kept[-1].glob("*.npy")
-        return int(kept[-1].name), {p.stem: np.array(load_array(p, kind="fiub")) for p in paths}
+        for number in reversed(self.there):
+            if self.has(number):
+                return number, self.load(number)
+        return 0, []
 
-    def save(self, number: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep state ``number`` instead of those before."""
-        before, place = self._kept(), self.folder / f"{number:06}"
-        unfinished = place.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        for name, array in arrays.items():
-            save_array(unfinished / f"{name}.npy", array)
-        unfinished.rename(place)
-        for old in before:
-            shutil.rmtree(old)
+    def keep(self, number: int, arrays: Sequence[np.ndarray]) -> None:
+        """Keep a state instead of those before; where there is no room, go on without."""
+        try:
+            self.save(number, arrays)
+            for old in self.there[:-1]:
+                self._manifest(old).unlink()
+                for path in self.folder.glob(f"{old:05}-*.npy"):
+                    path.unlink()
+        except (InputError, OSError) as error:
+            log.warning("%s: its state is not kept: %s", self.what, error)
         self._saved = time.monotonic()
 
-    def _kept(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if path.name.isdigit())
 
-
-def _prepared(folder: Path, source: dict[str, Any]) -> bool:
-    """Whether a folder has what was made from this source; else it is made, or emptied."""
-    made_from, wanted = folder / "source.json", json.dumps(source, sort_keys=True)
-    if made_from.exists() and made_from.read_text(encoding="utf-8") == wanted:
-        return True
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}") from None
-    save_text(made_from, wanted)
-    return False
+def remove(folder: Path) -> None:
+    """Remove a folder of parts, if it is there; what a kill leaves of it is not used again."""
+    (folder / "source.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -6,12 +6,14 @@ import pickle
 import shutil
 import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from commands import own_images
 from helpers import make_folder, printed_alone
+from PIL import Image
 from pyarrow import parquet
 
 from usl import InputError
@@ -183,7 +185,7 @@ def test_shards_of_something_else(tmp_path, content):
     (tmp_path / "list.txt").write_text("none.tar")
     with pytest.raises(InputError, match="cannot read .*none.tar: No such file"):
         open_dataset("images", tmp_path / "list.txt")
-    with pytest.raises(InputError, match="there is no file file://.*/none.tar; give a URL"):
+    with pytest.raises(InputError, match="cannot list file://.*/none.tar: .*; give a URL"):
         open_dataset("images", f"file://{tmp_path}/none.tar")
 
 
@@ -196,16 +198,17 @@ def test_a_shard_that_was_cut_off(content, tmp_path, place):
         open_dataset("images", root)
 
 
-def test_a_damaged_row_group_here_is_unreadable(content, tmp_path):
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_a_damaged_row_group_is_unreadable(content, tmp_path, place):
     path = make_parquet(tmp_path / "x.parquet", content, rows=3)
     raw = bytearray(path.read_bytes())
     place = parquet.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
     raw[place : place + 30] = bytes(30)
     path.write_bytes(raw)
-    images = open_dataset("images", path)
+    images = open_dataset("images", path if place == "here" else f"file://{path}")
     found = images.each([2, 3, 5, 6], np.shape, instead=lambda row, error: str(error))
     assert [len(found[0]), len(found[3])] == [3, 3]
-    assert "cannot read" in found[1] and "; replace it" in found[2]
+    assert "cannot read" in found[1] and "; replace it" in found[2] and "\n" not in found[2]
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
@@ -216,13 +219,20 @@ def test_a_bucket_that_stops_answering_is_not_a_broken_image(content, tmp_path, 
         make_parquet(tmp_path / "s" / "x.parquet", content)
     images = pickle.loads(pickle.dumps(open_dataset("images", f"file://{tmp_path}/s")))
 
-    class Silent:
-        def open_input_file(self, path):
-            raise OSError("curlCode: 28, Timeout was reached")
+    store, root = images.source._archives[next(iter(images.source._archives))].file.bucket.store
 
-    monkeypatch.setattr(Bucket, "store", property(lambda self: (Silent(), "x")))
-    with pytest.raises(Unreachable, match="Timeout was reached; run the command again"):
-        images.each([0], np.asarray, instead=lambda row, error: row)
+    def silent(*given):
+        raise OSError("curlCode: 28, Timeout was reached")
+
+    def stalled(path):
+        file = store.open_input_file(path)
+        return SimpleNamespace(seek=file.seek, tell=file.tell, close=file.close, readinto=silent)
+
+    for opening in (silent, stalled):
+        answers = SimpleNamespace(open_input_file=opening), root
+        monkeypatch.setattr(Bucket, "store", property(lambda self, answers=answers: answers))
+        with pytest.raises(Unreachable, match="Timeout was reached; .*again, which goes on"):
+            images.each([0], np.asarray, instead=lambda row, error: row)
 
 
 def test_parquet_without_its_package(content, tmp_path, monkeypatch):
@@ -232,8 +242,89 @@ def test_parquet_without_its_package(content, tmp_path, monkeypatch):
         open_dataset("images", path)
 
 
-def test_only_some_row_groups_are_kept(content, tmp_path):
-    archive = open_archive(LocalFile(make_parquet(tmp_path / "x.parquet", content, rows=3)))
-    for name in (*archive.names, *reversed(archive.names)):
-        archive.read(name)
-        assert len(archive._groups) <= 2
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_little_stays_open_of_many_shards(content, tmp_path, place):
+    for number in range(9):
+        make_parquet(tmp_path / "s" / f"{number}.parquet", content, rows=3)
+        shutil.make_archive(tmp_path / "s" / str(number), "zip", tmp_path / "loose/train")
+    make_tars(tmp_path / "s", content, each=1)
+    before = open_files()
+    images = open_dataset("images", tmp_path / "s" if place == "here" else f"file://{tmp_path}/s")
+    assert open_files() == before
+    rows = np.random.RandomState(0).permutation(len(images))
+    assert all(images.content(row) for row in rows)
+    assert open_files() <= before + 4
+    held = [a._open[0] for a in images.source._archives.values() if a._open is not None]
+    assert 1 <= len(held) <= 4
+    assert all(len(getattr(reader, "groups", ())) <= 2 for reader in held)
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_only_what_is_asked_for_is_read_of_a_parquet_file(tmp_path):
+    draw = np.random.RandomState(0)
+    make_parquet(tmp_path / "x.parquet", [draw.bytes(1 << 19) for _ in range(24)], rows=2)
+    read = []
+
+    class Counting(LocalFile):
+        def open(self):
+            file = super().open()
+            return SimpleNamespace(
+                read=lambda n=-1: [data := file.read(n), read.append(len(data))][0],
+                seek=file.seek, tell=file.tell, close=file.close, closed=False,
+                readable=lambda: True, seekable=lambda: True, writable=lambda: False,
+            )  # fmt: skip
+
+    archive = open_archive(Counting(tmp_path / "x.parquet"))
+    assert sum(read) < 3 << 20
+    archive.read(archive.names[9])
+    assert sum(read) < 6 << 20
+
+
+def test_a_row_group_too_large_for_memory_is_an_error(content, tmp_path, monkeypatch):
+    path = make_parquet(tmp_path / "x.parquet", content, rows=99)
+    monkeypatch.setattr("usl.data.parquet.LARGEST", 2000)
+    with pytest.raises(InputError, match="row group 0 of .*x.parquet has [0-9,]+ bytes of images"):
+        open_dataset("images", path)
+
+
+@pytest.mark.parametrize("kind", ["MPO", "JPEG2000", "none"])
+def test_rows_are_called_by_suffixes_that_are_known(tmp_path, kind):
+    data = io.BytesIO()
+    if kind == "none":
+        data.write(b"no image")
+    else:
+        Image.new("RGB", (20, 20)).save(data, kind, **({"save_all": True} if kind == "MPO" else {}))
+    images = open_dataset("images", make_parquet(tmp_path / "x.parquet", [data.getvalue()]))
+    assert images.paths == ("0.jpeg",)
+    if kind != "none":
+        assert images.size_of(0) == (20, 20)
+
+
+def test_a_table_of_paths_with_other_bytes_is_a_list(loose, tmp_path):
+    names = open_dataset("images", loose).paths
+    table = pa.table({"path": list(names), "phash": [b"12345678"] * len(names)})
+    parquet.write_table(table, loose / "x.parquet")
+    assert open_dataset("images", loose / "x.parquet").paths == names
+
+
+def test_a_folder_called_as_archives_are(loose, tmp_path):
+    folder = shutil.copytree(loose, tmp_path / "ds.parquet")
+    here, there = open_dataset("images", folder), open_dataset("images", f"file://{folder}/")
+    assert here.paths == there.paths and contents(here) == contents(there)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_shard_that_goes_is_not_many_broken_images(content, tmp_path, kind):
+    if kind == "tar":
+        path = make_tars(tmp_path / "s", content) / "s-000.tar"
+    else:
+        path = make_parquet(tmp_path / "s" / "x.parquet", content)
+    for root in (tmp_path / "s", f"file://{tmp_path}/s"):
+        images = open_dataset("images", root)
+        path.rename(tmp_path / "away")
+        with pytest.raises(Unreachable, match=f"cannot open .*{path.name}: .*; mend that and run"):
+            images.each([0], np.asarray, instead=lambda row, error: row)
+        (tmp_path / "away").rename(path)

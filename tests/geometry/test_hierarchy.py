@@ -69,6 +69,15 @@ def test_each_part_is_the_kmeans_of_its_points():
     assert first == count
 
 
+def test_picks_are_not_spent_on_copies():
+    x = np.concatenate([np.tile(features("sphere", 1, 5), (1000, 1)), features("sphere", 999, 5)])
+    found = hierarchical_kmeans(x, 100, seed=0)
+    of_copies = found.labels[:1000].unique()
+    assert found.sizes.min() >= 1 and len(of_copies) == 1
+    # But where there is nothing else.
+    assert hierarchical_kmeans(x[:1200], 400, seed=0).sizes.min() >= 1
+
+
 def test_it_is_almost_as_tight_as_lloyd():
     x = features("sphere", 3000, 8)
     points = Points(x)

@@ -8,8 +8,8 @@ import tarfile
 import threading
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -58,9 +58,6 @@ class File(Protocol):
     def open(self) -> BinaryIO:
         """Open it, to read it from any place in it."""
 
-    def read_at(self, start: int, size: int) -> bytes:
-        """Some of its bytes; from any thread."""
-
 
 class LocalFile:
     """A file of this machine.
@@ -80,21 +77,9 @@ class LocalFile:
         self.size, self.near = found.st_size, True
         self.stamp = f"{found.st_size}\0{found.st_mtime_ns}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        # On another machine it is opened anew.
-        return {name: value for name, value in vars(self).items() if name != "_opened"}
-
     def open(self) -> BinaryIO:
         """See :class:`File`."""
         return self.path.open("rb")
-
-    def read_at(self, start: int, size: int) -> bytes:
-        """See :class:`File`."""
-        return os.pread(self._opened.fileno(), size, start)
-
-    @cached_property
-    def _opened(self) -> BinaryIO:
-        return self.open()
 
 
 class Archive(ABC):
@@ -112,29 +97,36 @@ class Archive(ABC):
     Raises
     ------
     InputError
-        Unreadable, cut off, compressed as a whole, protected by a password, without images, or with
-        a file whose name leads out.
+        Unreadable, cut off, compressed as a whole, protected by a password, or with a file whose
+        name leads out.
+    Unreachable
+        Nobody answers.
     """
 
     def __init__(self, file: File) -> None:
         self.file, self.label = file, file.label
-        self._lock = threading.Lock()
+        self._start()
         try:
             self.names = self._listed()
-        except (InputError, Unreachable):
+        except (InputError, MemoryError):
             raise
         except Exception as error:  # parsers raise errors of any kind on damaged files
-            reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"cannot read {self.label}: {reason or type(error).__name__}; {ADVICE}"
-            ) from None
+            raise InputError(f"cannot read {self.label}: {_reason(error)}; {ADVICE}") from None
+        finally:
+            self.close()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        # What reads it, and the file that reads from.
+        self._open: tuple[Any, BinaryIO] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # On another machine it is opened anew, but not listed.
-        return {name: value for name, value in vars(self).items() if name not in UNSENT}
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_open")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state)
+        self._start()
 
     def fingerprint(self, names: tuple[str, ...]) -> str:
         """See :class:`Source`."""
@@ -144,16 +136,47 @@ class Archive(ABC):
         """See :class:`Source`."""
         try:
             return self._read(name)
-        except Unreachable:
+        except (Unreachable, MemoryError):
             raise
         except InputError as error:
             raise InputError(f"cannot read {self.label}/{name}: {error}") from None
         except Exception as error:  # decompressors raise errors of any kind on damaged files
-            if isinstance(error, OSError) and not self.file.near:
-                raise Unreachable(
-                    f"cannot read {self.label}: {error}; run the command again, which goes on"
-                ) from None
-            raise InputError(f"cannot read {self.label}/{name}: {error}; replace it") from None
+            reason = _reason(error)
+            raise InputError(f"cannot read {self.label}/{name}: {reason}; replace it") from None
+
+    def close(self) -> None:
+        """Close what is open; the next to read opens it again."""
+        with self._lock:
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
+
+    @contextmanager
+    def _reader(self) -> Iterator[Any]:
+        """What reads it, open, for one thread at a time."""
+        with self._lock:
+            if self._open is None:
+                file = self._file()
+                try:
+                    self._open = self._opened(file), file
+                except BaseException:
+                    file.close()
+                    raise
+            yield self._open[0]
+
+    def _file(self) -> BinaryIO:
+        """The file, open; that it cannot be opened says nothing of what is in it."""
+        try:
+            return self.file.open()
+        except OSError as error:
+            raise Unreachable(
+                f"cannot open {self.label}: {_reason(error)}; mend that and run the command again, "
+                "which goes on"
+            ) from None
+
+    @abstractmethod
+    def _opened(self, file: BinaryIO) -> Any:
+        """What reads from the file."""
 
     @abstractmethod
     def _listed(self) -> tuple[str, ...]: ...
@@ -162,30 +185,27 @@ class Archive(ABC):
     def _read(self, name: str) -> bytes: ...
 
 
-# What an archive has open.
-UNSENT = ("_lock", "_zip", "_parquet", "_groups")
-
-
 class Zip(Archive):
     """A ``.zip``."""
 
+    def _opened(self, file: BinaryIO) -> zipfile.ZipFile:
+        return zipfile.ZipFile(file)
+
     def _listed(self) -> tuple[str, ...]:
         self._members: dict[str, zipfile.ZipInfo] = {}
-        for info in self._zip.infolist():
-            if info.flag_bits & 1:
-                raise InputError(f"{self.label} is protected by a password; unpack it yourself")
-            if not info.is_dir():
-                self._members[inside_of(self.label, info.filename)] = info
+        with self._reader() as reader:
+            for info in reader.infolist():
+                if info.flag_bits & 1:
+                    raise InputError(f"{self.label} is protected by a password; unpack it yourself")
+                if not info.is_dir():
+                    self._members[inside_of(self.label, info.filename)] = info
         return tuple(self._members)
 
     def _read(self, name: str) -> bytes:
         _check_size(self._members[name].file_size)
-        with self._lock:
-            return self._zip.read(self._members[name])
-
-    @cached_property
-    def _zip(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(self.file.open())
+        with self._reader() as reader:
+            content: bytes = reader.read(self._members[name])
+            return content
 
 
 class Tar(Archive):
@@ -194,12 +214,15 @@ class Tar(Archive):
     One that lies elsewhere is read once from its beginning to its end, to list it.
     """
 
+    def _opened(self, file: BinaryIO) -> BinaryIO:
+        return file
+
     def _listed(self) -> tuple[str, ...]:
         # Where each file begins, and its size.
         self._places: dict[str, tuple[int, int]] = {}
         mode: Literal["r:", "r|"] = "r:" if self.file.near else "r|"
         with (
-            self.file.open() as stream,
+            self._file() as stream,
             tarfile.open(fileobj=stream, mode=mode, bufsize=CHUNK) as members,
         ):
             for member in members:
@@ -213,7 +236,10 @@ class Tar(Archive):
     def _read(self, name: str) -> bytes:
         start, size = self._places[name]
         _check_size(size)
-        return self.file.read_at(start, size)
+        # Of its own, so that threads read at once.
+        with self._file() as file:
+            file.seek(start)
+            return file.read(size)
 
 
 def fingerprint_of(files: Sequence[File], names: tuple[str, ...]) -> str:
@@ -221,6 +247,12 @@ def fingerprint_of(files: Sequence[File], names: tuple[str, ...]) -> str:
     digest = hashlib.sha256("".join(f"{file.stamp}\n" for file in files).encode())
     digest.update("\n".join(names).encode())
     return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(said).split()).rstrip(".")
 
 
 def _check_size(size: int) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
+from typing import Any
+
+from tqdm import tqdm
 
 from usl.data.archive import Archive, File, Tar, Zip, fingerprint_of
 from usl.data.parquet import Parquet
 
+# Seconds after which progress is shown.
+SLOW = 2.0
 # Archives that are listed at a time.
 TOGETHER = 16
+# Archives that stay open.
+OPEN = 4
 FORMATS: dict[str, Callable[[File], Archive]] = {".zip": Zip, ".tar": Tar, ".parquet": Parquet}
 
 
@@ -38,7 +46,9 @@ class Archives:
         self.label = label
         with ThreadPoolExecutor(TOGETHER) as pool:
             found = pool.map(open_archive, files.values())
-            self._archives = dict(zip(files, found, strict=True))
+            shown = tqdm(found, "archives", len(files), unit="archive", delay=SLOW, disable=None)
+            self._archives = dict(zip(files, shown, strict=True))
+        self._start()
         self.names = tuple(
             f"{name}/{inside}"
             for name, archive in self._archives.items()
@@ -48,7 +58,26 @@ class Archives:
     def read(self, name: str) -> bytes:
         """See :class:`Source`."""
         archive, inside = self._split(name)
+        with self._lock:
+            self._recent[archive] = self._recent.pop(archive, None)
+            old = next(iter(self._recent)) if len(self._recent) > OPEN else None
+            if old is not None:
+                del self._recent[old]
+        if old is not None:
+            self._archives[old].close()
         return self._archives[archive].read(inside)
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        # Those that may be open, the oldest first.
+        self._recent: dict[str, None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {n: value for n, value in vars(self).items() if n not in ("_lock", "_recent")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
 
     def fingerprint(self, names: tuple[str, ...]) -> str:
         """See :class:`Source`."""

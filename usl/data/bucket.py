@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from usl.data.archive import LARGEST, inside_of
@@ -52,18 +53,19 @@ class Bucket:
         # What people see; options that pyarrow takes come after it.
         self.label, _, self._options = url.partition("?")
         self.label = self.label.rstrip("/")
-        only = ""
-        if is_archive(self.label):
-            self.label, _, only = self.label.rpartition("/")
         _check(self.label, self._options)
         store, root = self.store
         try:
-            wanted = [f"{root}/{only}"] if only else self._below(root)
-            found = [file for file in store.get_file_info(wanted) if file.is_file]
+            found = store.get_file_info([root]) if is_archive(self.label) else []
+            if any(file.is_file for file in found):
+                # In the folder above it.
+                self.label, root = (place.rpartition("/")[0] for place in (self.label, root))
+                self._store = store, root
+            else:
+                found = store.get_file_info(self._below(root))
         except (OSError, ValueError) as error:
             raise InputError(f"cannot list {self.label}: {_reason(error)}; {ADVICE}") from None
-        if only and not found:
-            raise InputError(f"there is no file {self.label}/{only}; {ADVICE}")
+        found = [file for file in found if file.is_file]
         self.names = tuple(
             inside_of(self.label, file.path.removeprefix(root).removeprefix("/")) for file in found
         )
@@ -114,10 +116,7 @@ class Bucket:
         except FileNotFoundError as error:
             raise InputError(f"cannot read {self.label}/{name}: {_reason(error)}") from None
         except (OSError, ValueError) as error:
-            raise Unreachable(
-                f"cannot read {self.label}/{name}: {_reason(error)}; run the command again, which "
-                "goes on"
-            ) from None
+            raise _silent(f"{self.label}/{name}", error) from None
 
     def fingerprint(self, names: tuple[str, ...]) -> str:
         """SHA-256 of the names, sizes and times of last change of some files."""
@@ -158,16 +157,46 @@ class BucketFile:
         self.label, self.stamp = f"{bucket.label}/{name}", f"{size}\0{changed}"
         self.near = False
 
-    def open(self) -> Any:
+    def open(self) -> BinaryIO:
         """Open it, to read it from any place in it."""
         store, root = self.bucket.store
-        return store.open_input_file(f"{root}/{self.name}")
+        return cast(BinaryIO, _Answering(store.open_input_file(f"{root}/{self.name}"), self.label))
 
-    def read_at(self, start: int, size: int) -> bytes:
-        """Some of its bytes; from any thread."""
-        with self.bucket.opened(self.name) as file:
-            content: bytes = file.read_at(size, start)
-            return content
+
+class _Answering(io.RawIOBase):
+    """A file in a bucket, whose errors are those of the bucket, not of what is in the file."""
+
+    def __init__(self, file: Any, label: str) -> None:
+        self._inner, self._label = file, label
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._inner.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._inner.readinto(buffer))
+        except OSError as error:
+            raise _silent(self._label, error) from None
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+        super().close()
+
+
+def _silent(label: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"cannot read {label}: {_reason(error)}; run the command again, which goes on"
+    )
 
 
 def _check(url: str, options: str) -> None:

@@ -129,7 +129,7 @@ def _local_file(folder: Path, name: str) -> File:
 
 def _holds_files(path: Path) -> bool:
     """Whether a file is an archive, and not a table of paths."""
-    return path.is_file() and (path.suffix.lower() != ".parquet" or has_images(path))
+    return path.is_file() and (path.suffix.lower() != ".parquet" or has_images(path, COLUMNS))
 
 
 def _named_by(root: Path) -> tuple[list[str], Path]:

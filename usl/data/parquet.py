@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from functools import cached_property
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
-from usl.data.archive import ADVICE, Archive
+from usl.data.archive import ADVICE, LARGEST, Archive
+from usl.data.listing import is_image
 from usl.errors import InputError
 
 # Row groups that are kept.
@@ -26,48 +27,72 @@ class Parquet(Archive):
     is: ``000017.jpeg``.
     """
 
+    def _opened(self, file: BinaryIO) -> _Reader:
+        return _Reader(parquet_file(file, self.label))
+
     def _listed(self) -> tuple[str, ...]:
-        self._column = _column_of_images(self._parquet.schema_arrow, self.label)
-        groups = self._parquet.metadata
-        sizes = [groups.row_group(number).num_rows for number in range(groups.num_row_groups)]
+        with self._reader() as reader:
+            file = reader.file
+            self._column = _column_of_images(file.schema_arrow, self.label)
+            sizes = _group_sizes(file.metadata, self._column, self.label)
+            suffix = _suffix(file, self._column)
         # Rows before each row group.
         self._begins = [0, *accumulate(sizes)]
-        count = self._begins[-1]
-        digits, suffix = len(str(max(count - 1, 0))), self._suffix()
-        return tuple(f"{row:0{digits}}{suffix}" for row in range(count))
+        digits = len(str(max(self._begins[-1] - 1, 0)))
+        return tuple(f"{row:0{digits}}{suffix}" for row in range(self._begins[-1]))
 
     def _read(self, name: str) -> bytes:
         row = int(name.partition(".")[0])
         group = bisect_right(self._begins, row) - 1
-        content = _bytes_of(self._group(group)[row - self._begins[group]])
+        with self._reader() as reader:
+            content = _bytes_of(reader.group(group, self._column)[row - self._begins[group]])
         if content is None:
             raise InputError("the row has no image; leave it out")
         return content
 
-    def _group(self, number: int) -> Any:
-        """The column of images of a row group."""
-        with self._lock:
-            groups = vars(self).setdefault("_groups", {})
-            if number not in groups:
-                while len(groups) >= GROUPS:
-                    groups.pop(next(iter(groups)))
-                table = self._parquet.read_row_group(number, columns=[self._column])
-                groups[number] = table.column(0)
-            return groups[number]
 
-    def _suffix(self) -> str:
-        for batch in self._parquet.iter_batches(batch_size=1, columns=[self._column]):
-            content = _bytes_of(batch.column(0)[0])
-            try:
-                with Image.open(io.BytesIO(content or b"")) as picture:
-                    return f".{(picture.format or 'jpeg').lower()}"
-            except (OSError, ValueError):
-                break
-        return ".jpeg"
+class _Reader:
+    """A parquet file, and the row groups that were read last."""
 
-    @cached_property
-    def _parquet(self) -> Any:
-        return parquet_file(self.file.open(), self.label)
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.groups: dict[int, Any] = {}
+
+    def group(self, number: int, column: str) -> Any:
+        """A column of a row group."""
+        if number not in self.groups:
+            while len(self.groups) >= GROUPS:
+                self.groups.pop(next(iter(self.groups)))
+            self.groups[number] = self.file.read_row_group(number, columns=[column]).column(0)
+        return self.groups[number]
+
+
+def _group_sizes(metadata: Any, column: str, label: str) -> list[int]:
+    """Rows of each row group; InputError where one does not fit into memory."""
+    sizes = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        columns = (group.column(place) for place in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == column)
+        if size > LARGEST:
+            raise InputError(
+                f"row group {number} of {label} has {size:,} bytes of images; write groups of a "
+                "hundred rows"
+            )
+        sizes.append(group.num_rows)
+    return sizes
+
+
+def _suffix(file: Any, column: str) -> str:
+    """What the first image is, as a file's suffix."""
+    for batch in file.iter_batches(batch_size=1, columns=[column]):
+        try:
+            with Image.open(io.BytesIO(_bytes_of(batch.column(0)[0]) or b"")) as picture:
+                suffix = f".{(picture.format or '').lower()}"
+                return suffix if is_image(f"x{suffix}") else ".jpeg"
+        except Exception:  # whoever decodes it says what is wrong
+            break
+    return ".jpeg"
 
 
 def parquet_file(file: Any, label: str) -> Any:
@@ -82,18 +107,22 @@ def parquet_file(file: Any, label: str) -> Any:
         from pyarrow import parquet
     except ImportError:
         raise InputError(f"reading {label} needs pyarrow; pip install 'usl[parquet]'") from None
-    return parquet.ParquetFile(file)
+    # What is ahead would be read in full, and kept.
+    return parquet.ParquetFile(file, pre_buffer=False)
 
 
-def has_images(path: Path) -> bool:
-    """Whether a parquet file of this machine has a column of bytes."""
+def has_images(path: Path, names: Sequence[str]) -> bool:
+    """Whether a parquet file of this machine has images, and not their names in these columns."""
     try:
         with path.open("rb") as file:
-            return bool(_columns_of_bytes(parquet_file(file, str(path)).schema_arrow))
+            schema = parquet_file(file, str(path)).schema_arrow
+            found = _columns_of_bytes(schema)
     except InputError:
         raise
     except Exception:  # whoever reads it as a table says what is wrong
         return False
+    named = any(name in schema.names and name not in found for name in names)
+    return "image" in found or (bool(found) and not named)
 
 
 def _columns_of_bytes(schema: Any) -> dict[str, str]:

@@ -110,11 +110,9 @@ def _shards(folder: Path, engine: Local) -> np.ndarray:
         paths[0].name,
         paths[-1].name,
     )
+    # As they are used: all that float32 does not hold is float64.
     kind = np.result_type(*parts)
-    if kind.kind != "f":
-        return np.concatenate(parts)
-    # Those of half precision would be made float32 later.
-    dtype = torch.float64 if kind.itemsize > 4 else torch.float32
+    dtype = torch.float32 if kind.kind == "f" and kind.itemsize <= 4 else torch.float64
     size = sum(map(len, parts))
     whole: np.ndarray = engine.zeros(size, parts[0].shape[1], dtype=dtype).numpy()
     return np.concatenate(parts, out=whole, casting="same_kind")

@@ -137,8 +137,8 @@ class Local:
         return "this machine"
 
     def device(self, wanted: str | torch.device) -> str | torch.device:
-        """Where tensors are, of those who want them there."""
-        return wanted
+        """Where tensors are, of those who want them there; bounded memory is that of the CPU."""
+        return wanted if self.memory is None else "cpu"
 
     def put(self, value: Any) -> Any:
         """What stands for a value among the arguments of many tasks; here itself."""

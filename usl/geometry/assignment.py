@@ -57,10 +57,12 @@ class Assigner:
     Parameters
     ----------
     points : Points
+    quiet : bool
+        Show no progress.
     """
 
-    def __init__(self, points: Points) -> None:
-        self.points, engine = points, points.engine
+    def __init__(self, points: Points, quiet: bool = False) -> None:
+        self.points, self.quiet, engine = points, quiet, points.engine
         self.cuts = engine.cut(len(points))
         # Packed once, wherever that is, for all iterations.
         self.packed = [engine.call(_packed, points.handle, *cut) for cut in self.cuts]
@@ -87,7 +89,7 @@ class Assigner:
         given = engine.put((centroids, allowed, moved))
         tasks = zip(self.cuts, self.packed, self.known, strict=True)
         self.known = list(
-            engine.map(_assign, ((self.points.handle, *task, given) for task in tasks))
+            engine.map(_assign, ((self.points.handle, *task, given, self.quiet) for task in tasks))
         )
         return torch.cat([known.labels for known in self.known])
 
@@ -113,13 +115,14 @@ def _assign(
     ready: Packed | None,
     known: Assigned,
     given: tuple[Tensor, Tensor, Tensor],
+    quiet: bool,
 ) -> Assigned:
     """What is known of the points of a cut for new centroids."""
     part = points.part(*cut)
     with full_precision():
         if ready is None:
             return Assigned(_by_torch(part, *given[:2]), known.values)
-        return _compiled(part, ready, known, *given)
+        return _compiled(part, ready, known, *given, quiet)
 
 
 def _compiled(
@@ -129,6 +132,7 @@ def _compiled(
     centroids: Tensor,
     allowed: Tensor,
     moved: Tensor,
+    quiet: bool,
 ) -> Assigned:
     """Compares a point with all centroids only where its own has moved, else with those that have.
 
@@ -169,10 +173,8 @@ def _compiled(
             )  # fmt: skip
 
     parts = list(blocks(everyone.padded, max(unit, BLOCK_ROWS // 4)))
-    with (
-        jit.threads() as pool,
-        tqdm(total=len(parts), desc="nearest", delay=SLOW, leave=False, disable=None) as bar,
-    ):
+    bar = tqdm(total=len(parts), desc="nearest", delay=SLOW, leave=False, disable=quiet or None)
+    with jit.threads() as pool, bar:
         for _ in pool.map(some, parts):
             bar.update()
     found = Assigned(torch.empty_like(known.labels), torch.empty_like(known.values), shift)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ class Coarse:
 
     members: list[Tensor]
     centroids: Tensor
+
+    @cached_property
+    def places(self) -> list[Tensor]:
+        """Where the points of each are, where all lie in the order of the clusters."""
+        sizes = list(map(len, self.members))
+        return list(torch.split(torch.arange(sum(sizes)), sizes))
+
+    def in_order(self, points: Points) -> Points:
+        """The points in the order of the clusters, so that those of one lie together in a file."""
+        return points.ordered(torch.cat(self.members))
 
 
 def coarse_clusters(points: Points, count: int, *, seed: int = 0) -> Coarse:

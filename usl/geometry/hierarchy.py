@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from usl.errors import InputError
 from usl.geometry.coarse import coarse_clusters
-from usl.geometry.kmeans import Clusters, kmeans
-from usl.geometry.points import Points, as_points
+from usl.geometry.kmeans import Clusters, check_kmeans, kmeans
+from usl.geometry.points import Points, as_points, first_copies
 from usl.shards import Shards, resumed
 
 # Points of a task, about.
@@ -67,17 +66,17 @@ def hierarchical_kmeans(
         Bad features, or ``clusters`` or ``iterations`` out of range.
     """
     points = as_points(features, device)
-    if not 1 <= clusters <= len(points):
-        raise InputError(f"`clusters` is {clusters}; choose 1 to {len(points)}, the images")
-    if iterations < 1:
-        raise InputError(f"`iterations` is {iterations}; choose at least 1")
-    members = coarse_clusters(points, round(clusters**0.5), seed=seed).members
-    shares = proportional(torch.tensor(list(map(len, members))), clusters).tolist()
-    groups = _groups(members)
+    check_kmeans(clusters, iterations, len(points))
+    coarse = coarse_clusters(points, round(clusters**0.5), seed=seed)
+    shares = _shares(points, coarse.members, clusters).tolist()
+    near, places = points, coarse.members
+    if points.spilled:
+        near, places = coarse.in_order(points), coarse.places
+    groups = _groups(coarse.members)
     tasks = [
-        partial(_task, points, members[group], shares[group], seed, iterations) for group in groups
+        partial(_task, near, places[group], shares[group], seed, iterations) for group in groups
     ]
-    rows = [torch.cat(members[group]) for group in groups]
+    rows = [torch.cat(coarse.members[group]) for group in groups]
     store = None
     if shards is not None:
         store = Shards(shards, source or {}, list(map(len, rows)), "clusters")
@@ -90,6 +89,18 @@ def hierarchical_kmeans(
             first += len(means)
             bar.update(len(where))
     return Clusters(labels, torch.cat(centroids))
+
+
+def _shares(points: Points, members: list[Tensor], total: int) -> Tensor:
+    """How many of the clusters those of each have, (n,), int64.
+
+    Copies count once, as long as there are others: no two picks should be copies.
+    """
+    first = first_copies(points.host)
+    pictures = first == torch.arange(len(first))
+    distinct = torch.stack([pictures[rows].sum() for rows in members])
+    enough = total <= int(pictures.sum()) and bool(distinct.all())
+    return proportional(distinct if enough else torch.tensor(list(map(len, members))), total)
 
 
 def proportional(sizes: Tensor, total: int) -> Tensor:

@@ -31,8 +31,6 @@ log = logging.getLogger("usl")
 
 # Blocks of rows whose sums are made at a time, at most, and bytes of these sums.
 AT_ONCE, PARTS = 16, 1 << 28
-# What an iteration starts from.
-STATE = ("labels", "centroids", "allowed")
 
 
 @dataclass(frozen=True)
@@ -113,18 +111,23 @@ def kmeans(
         Bad features, or ``clusters`` or ``iterations`` out of range.
     """
     points = as_points(features, device)
-    if not 1 <= clusters <= len(points):
-        raise InputError(f"`clusters` is {clusters}; choose 1 to {len(points)}, the images")
-    if iterations < 1:
-        raise InputError(f"`iterations` is {iterations}; choose at least 1")
+    check_kmeans(clusters, iterations, len(points))
     first = start
     if first is None:
         generator = torch.Generator().manual_seed(seed)
         first = torch.randperm(len(points), generator=generator)[:clusters]
-    snapshot = None if kept is None else Snapshot(kept, source or {})
+    snapshot = None if kept is None else Snapshot(kept, source or {}, "k-means")
     with full_precision():
         result = _lloyd(points, points.host[first].double(), iterations, quiet, snapshot)
     return _fill(points, result, nonempty)
+
+
+def check_kmeans(clusters: int, iterations: int, images: int) -> None:
+    """Raise InputError unless there can be so many clusters of so many images."""
+    if not 1 <= clusters <= images:
+        raise InputError(f"`clusters` is {clusters}; choose 1 to {images}, the images")
+    if iterations < 1:
+        raise InputError(f"`iterations` is {iterations}; choose at least 1")
 
 
 def _lloyd(
@@ -133,14 +136,14 @@ def _lloyd(
     allowed, moved = torch.ones(2, len(centroids), dtype=torch.bool)
     labels, done = torch.full((len(points),), -1), 0
     if snapshot is not None:
-        done, state = snapshot.load()
+        done, state = snapshot.last()
         if done:
             log.info("k-means goes on after %d iterations", done)
-            labels, centroids, allowed = (torch.from_numpy(state[name]) for name in STATE)
+            labels, centroids, allowed = map(torch.from_numpy, state)
     labels, centroids, allowed, moved = (
         tensor.to(points.device) for tensor in (labels, centroids, allowed, moved)
     )
-    assign = Assigner(points)
+    assign = Assigner(points, quiet)
     bar = tqdm(desc="k-means", unit="iteration", total=iterations, disable=quiet or None)
     bar.update(done)
     with bar:
@@ -161,8 +164,8 @@ def _lloyd(
             means = sums / counts.clamp_min(1)[:, None]
             centroids = torch.where(moved[:, None], means, centroids)
             if snapshot is not None and snapshot.due:
-                arrays = (tensor.cpu().numpy() for tensor in (labels, centroids, allowed))
-                snapshot.save(number + 1, dict(zip(STATE, arrays, strict=True)))
+                state = [tensor.cpu().numpy() for tensor in (labels, centroids, allowed)]
+                snapshot.keep(number + 1, state)
     return Clusters(labels.cpu(), centroids.cpu())
 
 

@@ -217,6 +217,16 @@ def same_bits(values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return out.view_as(values)
 
 
+def taken_rows(values: np.ndarray, rows: np.ndarray, engine: Local = LOCAL) -> np.ndarray:
+    """Some rows (n,), int64, of floating-point features (N, D); the engine has room for them."""
+    sizes = {2: torch.float16, 4: torch.float32}
+    dtype = sizes.get(values.dtype.itemsize, torch.float64)
+    taken: np.ndarray = engine.zeros(len(rows), values.shape[1], dtype=dtype).numpy()
+    for start, stop in blocks(len(rows)):
+        taken[start:stop] = values[rows[start:stop]]
+    return taken
+
+
 def unit_rows(
     features: Tensor,
     name: str = "features",

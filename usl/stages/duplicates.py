@@ -17,7 +17,7 @@ from usl.data.folder import FolderDataset
 from usl.engines.local import Local
 from usl.errors import InputError
 from usl.geometry.duplicates import nearest_others, stand_ins, unusual_nearness
-from usl.geometry.points import Points, blocks, squared_distances
+from usl.geometry.points import Points, blocks, squared_distances, taken_rows
 from usl.inference import Features
 from usl.lists.write import csv_for_people
 from usl.report.selection import Duplicates
@@ -62,7 +62,7 @@ def leave_out_duplicates(
     rows = pool.rows
     exact = [(rows[i], rows[first], 0.0) for i, first in enumerate(same) if i != first]
     if exact:
-        pool = _without(pool, same)
+        pool = _without(pool, same, engine)
         points = Points(pool.features.values, run.device, engine=engine)
         distances = _nearest(run, cfg, pool, points)
         log.info("left out as copies of others, pixel by pixel: %d", len(exact))
@@ -84,7 +84,7 @@ def leave_out_duplicates(
     )  # fmt: skip
     _save(run, exact, near, images)
     if merged:
-        pool = _without(pool, first.numpy())
+        pool = _without(pool, first.numpy(), engine)
         _check_left(cfg, len(pool.rows), "USL.MERGE_NEAR_DUPLICATES leaves out near-duplicates")
     return pool, Duplicates(distances.numpy(), threshold, near, len(exact), merged)
 
@@ -139,10 +139,10 @@ def _alone(row: int, error: Exception) -> str:
     return str(row)
 
 
-def _without(pool: Pool, first: np.ndarray) -> Pool:
+def _without(pool: Pool, first: np.ndarray, engine: Local) -> Pool:
     """The pool less the images for which another one stands."""
     kept = first == np.arange(len(first))
-    values = pool.features.values[kept]
+    values = taken_rows(pool.features.values, np.flatnonzero(kept), engine)
     step = np.arange(pool.size)
     step[pool.rows] = pool.rows[first]
     return replace(

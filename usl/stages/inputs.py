@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def add_engine(c: CfgNode) -> CfgNode:
     c.ENGINE = "local"
     # host:port of a running cluster; empty: that of RAY_ADDRESS, else one starts on this machine.
     c.ENGINE_ADDRESS = ""
-    # Of ENGINE local: memory for features and what is as large. An array that would take more than
-    # a quarter of it lies in a file beside RUN_DIR; 0: all are in memory.
+    # Of ENGINE local: memory for features and what is as large, on the CPU. An array that would take
+    # more than a sixteenth of it lies in a file beside RUN_DIR; 0: all are in memory.
     c.MEMORY_GB = 0.0
     return c
 
@@ -78,15 +79,19 @@ def engine_of(cfg: CfgNode) -> Local:
         raise InputError(
             f"ENGINE_ADDRESS is {cfg.ENGINE_ADDRESS}, and ENGINE local; choose ENGINE ray"
         )
-    if cfg.MEMORY_GB < 0:
+    if not 0 <= cfg.MEMORY_GB < math.inf:
         raise InputError(f"MEMORY_GB is {cfg.MEMORY_GB}; choose 0 or more")
+    if cfg.MEMORY_GB and cfg.SKIP_SAVE:
+        raise InputError(
+            "MEMORY_GB needs files beside RUN_DIR, and SKIP_SAVE is True; leave one out"
+        )
     if cfg.MEMORY_GB and cfg.ENGINE != "local":
         raise InputError(f"MEMORY_GB is {cfg.MEMORY_GB}, and ENGINE {cfg.ENGINE}; choose local")
     return engine_named(
         cfg.ENGINE,
         cfg.ENGINE_ADDRESS,
         memory=int(cfg.MEMORY_GB * 2**30) or None,
-        folder=None if cfg.SKIP_SAVE else Path(cfg.RUN_DIR).parent,
+        folder=Path(cfg.RUN_DIR).parent,
     )
 
 

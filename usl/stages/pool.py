@@ -20,7 +20,7 @@ from usl.encoders.preprocess import Preprocess
 from usl.encoders.registry import Encoder, saved_as_it_comes
 from usl.engines.local import LOCAL, Local
 from usl.errors import InputError
-from usl.geometry.points import as_features, blocks, not_finite, unit_rows
+from usl.geometry.points import as_features, blocks, not_finite, taken_rows, unit_rows
 from usl.inference import Features
 from usl.lists.read import read_indices
 from usl.lists.write import csv_for_people
@@ -102,7 +102,7 @@ def read_features(section: CfgNode, engine: Local = LOCAL) -> Pool:
         if not len(rows):
             raise InputError(f"FEATURES.EXCLUDE leaves out all rows of {found}; keep some")
         if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-            array = _taken(array, rows, engine)
+            array = taken_rows(array, rows, engine)
         else:
             array = array[rows]
     try:
@@ -131,22 +131,16 @@ def read_features(section: CfgNode, engine: Local = LOCAL) -> Pool:
     )
 
 
-def _taken(array: np.ndarray, rows: np.ndarray, engine: Local) -> np.ndarray:
-    """Some rows, (n,), of a table of floating-point numbers."""
-    sizes = {2: torch.float16, 4: torch.float32}
-    dtype = sizes.get(array.dtype.itemsize, torch.float64)
-    taken: np.ndarray = engine.zeros(len(rows), array.shape[1], dtype=dtype).numpy()
-    for start, stop in blocks(len(rows)):
-        taken[start:stop] = array[rows[start:stop]]
-    return taken
-
-
 def _excluded(name: str, array: np.ndarray | torch.Tensor) -> np.ndarray:
     """Rows that FEATURES.EXCLUDE names."""
     if name == NOT_FINITE:
         if isinstance(array, torch.Tensor):
             return not_finite(array).numpy()
-        return not_finite(torch.from_numpy(np.array(array, dtype=np.float64))).numpy()
+        parts = [
+            start + not_finite(torch.from_numpy(array[start:stop].astype(np.float64))).numpy()
+            for start, stop in blocks(len(array))
+        ]
+        return np.concatenate(parts)
     path = find_input(name, "list of rows (FEATURES.EXCLUDE)")
     excluded = np.array(read_indices(path))
     wrong = excluded[(excluded < 0) | (excluded >= len(array))]
@@ -188,7 +182,7 @@ def embed_pool(
         run.note(dataset=images.name, images=known)
         rows = np.flatnonzero(~np.isnan(values[:, 0])) if skip else np.arange(len(images))
         if len(rows) < len(images):
-            values = _taken(values, rows, engine)
+            values = taken_rows(values, rows, engine)
             log.warning("rows of NaN, whose images are never picked: %d", len(images) - len(rows))
     else:
         encoder = encoder or encoder_of(cfg, images)
@@ -200,7 +194,7 @@ def embed_pool(
         run.note(dataset=images.name, **source)
         rows = np.flatnonzero(~np.isnan(values[:, 0]))
         if len(rows) < len(images):
-            values = _taken(values, rows, engine)
+            values = taken_rows(values, rows, engine)
             missing = np.setdiff1d(np.arange(len(images)), rows)
             save_unreadable(run, images, missing, encoder.preprocess)
         else:

@@ -12,7 +12,7 @@ from usl.data.datasets import AnyDataset
 from usl.geometry.coverage import coverage_curve
 from usl.geometry.kmeans import Clusters
 from usl.geometry.neighbors.search import Neighbors
-from usl.geometry.points import Points, squared_distances
+from usl.geometry.points import Points, blocks, distances_to
 from usl.report.selection import (
     PICTURES,
     Coverage,
@@ -42,7 +42,10 @@ def surroundings(
         nearest.append(rows[others[:NEAREST].numpy()])
         members = (grouped.labels == cluster).nonzero()[:, 0]
         members = members[members != row]
-        distances = squared_distances(points.host[members], points.host[row])
+        distances = torch.empty(len(members), dtype=torch.float64)
+        for start, stop in blocks(len(members)):
+            some = points.host[members[start:stop]]
+            distances[start:stop] = distances_to(some, points.host[row])
         farthest = distances.argsort(descending=True, stable=True)[:EDGE]
         edge.append(rows[members[farthest].numpy()])
     return {"nearest": nearest, "edge": edge}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from usl.lists.write import index_csvs, seeded
 from usl.run import Expected, Run, log
 from usl.selectors.regularizer import Regularizer
 from usl.selectors.usl import Picks, pick
+from usl.shards import remove
 
 FEATURES = "memory_feats_list.npy"
 # Budgets whose published picks come from more clusters than picks.
@@ -147,7 +147,7 @@ def encoded(
             f"{width}; give one that usl-t_pretraining wrote"
         )
     if shards is not None:
-        shutil.rmtree(shards, ignore_errors=True)
+        remove(shards)
     return values, source
 
 
@@ -192,7 +192,7 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
         distances, indices, mean_distances, *recall = run.cached(expected, source, compute)
         assert distances is not None and indices is not None
         if shards is not None:
-            shutil.rmtree(shards, ignore_errors=True)
+            remove(shards)
         if mean_distances is None:
             mean_distances = distances.mean(axis=1, dtype=np.float64)
     return Neighbors(
@@ -255,7 +255,7 @@ def clusters(
         labels, centroids = run.cached(expected, source, compute, by_budget=True)
         assert labels is not None and centroids is not None
         if kept is not None:
-            shutil.rmtree(kept, ignore_errors=True)
+            remove(kept)
     return Clusters(torch.from_numpy(labels).long(), torch.from_numpy(centroids).double())
 
 

@@ -89,7 +89,7 @@ def add_kmeans(c: CfgNode) -> CfgNode:
     # One k-means of all images: lloyd, as published. hierarchical, for more than 100 000 picks: of
     # few clusters, and then of the images of each.
     c.USL.K_MEANS = "lloyd"
-    return add_engine(c)
+    return c
 
 
 def add_labelled(c: CfgNode) -> CfgNode:
@@ -112,7 +112,8 @@ def add_selector(c: CfgNode) -> CfgNode:
 
 def usl_defaults() -> CfgNode:
     """Settings of ``usl-cifar.py``."""
-    return add_kmeans(add_labelled(selection.add_export(add_usl(embedding_defaults()))))
+    c = add_labelled(selection.add_export(add_usl(embedding_defaults())))
+    return add_engine(add_kmeans(c))
 
 
 def usl_imagenet_defaults() -> CfgNode:
@@ -127,7 +128,7 @@ def usl_imagenet_defaults() -> CfgNode:
 def features_defaults() -> CfgNode:
     """Settings of ``usl-features.py``."""
     c = selection.add_export(add_features(add_usl(add_recompute(run_defaults()))))
-    add_kmeans(add_selector(add_labelled(c)))
+    add_engine(add_kmeans(add_selector(add_labelled(c))))
     # Rows to leave out, which keep their numbers: a .npy of indices, a .csv with a column Index, or
     # nan for those with NaN or infinite values.
     c.FEATURES.EXCLUDE = ""

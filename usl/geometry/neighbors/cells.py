@@ -7,7 +7,6 @@ The inverted file of Jégou, Douze and Schmid, "Product quantization for nearest
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,15 +42,9 @@ class Cells(Coarse):
         for cell in group:
             near = self._searched(cell, k)
             names = torch.cat([self.members[one] for one in near])
-            places = torch.cat([self._places[one] for one in near]) if in_order else names
+            places = torch.cat([self.places[one] for one in near]) if in_order else names
             cells.append((places, names, len(self.members[cell])))
         return points.handle, cells, k, memory
-
-    @cached_property
-    def _places(self) -> tuple[Tensor, ...]:
-        """Where the points of each are, cell after cell."""
-        sizes = list(map(len, self.members))
-        return torch.split(torch.arange(sum(sizes)), sizes)
 
     def _searched(self, cell: int, k: int) -> list[int]:
         """The cells that are searched for the points of one, itself first; of k points or more."""

@@ -27,7 +27,14 @@ from usl.geometry.neighbors.search import (
     tile_bytes,
 )
 from usl.geometry.neighbors.torch import propose_rows
-from usl.geometry.points import Points, as_points, first_copies, full_precision, squared_distances
+from usl.geometry.points import (
+    Points,
+    as_points,
+    first_copies,
+    full_precision,
+    squared_distances,
+    taken_rows,
+)
 from usl.shards import Shards, resumed
 
 log = logging.getLogger("usl")
@@ -118,9 +125,8 @@ def _find(
         cells = cells_of(points)
         groups = cells.groups()
         rows = [torch.cat([cells.members[cell] for cell in group]) for group in groups]
-        # In a file the points of a cell should lie together.
         spilled = points.spilled
-        near = points.ordered(torch.cat(cells.members)) if spilled else points
+        near = cells.in_order(points) if spilled else points
         tasks = [partial(cells.task, near, group, k, memory, spilled) for group in groups]
         return _measured(points, _each(points, search_cells, rows, tasks, k, shards, source))
     used, cuts = backend_of(name, points), points.engine.steps(len(points))
@@ -200,8 +206,8 @@ def _find_distinct(
     """
     few = min(k, len(distinct))
     part = Part(points, 0, empty(len(points), k, points.engine))
-    alone = Points(points.host[distinct], points.device, engine=points.engine)
-    found = find(alone, few)
+    alone = taken_rows(points.host.numpy(), distinct.numpy(), points.engine)
+    found = find(Points(alone, points.device, engine=points.engine), few)
     order = torch.argsort(first, stable=True)
     sizes = torch.bincount(first, minlength=len(points))[distinct]
     begins = sizes.cumsum(0) - sizes
