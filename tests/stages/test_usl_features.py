@@ -243,6 +243,9 @@ def test_out_of_memory_the_picks_are_the_same(tmp_path, script, capsys, form):
 def test_memory_that_means_nothing(pets, tmp_path, script, monkeypatch):
     for more, message in (
         (("MEMORY_GB", -1), "MEMORY_GB is -1.*; choose 0 or more"),
+        (("MEMORY_GB", ".nan"), "MEMORY_GB is nan; choose 0 or more"),
+        (("MEMORY_GB", ".inf"), "MEMORY_GB is inf; choose 0 or more"),
+        (("MEMORY_GB", 8, "SKIP_SAVE", "True"), "MEMORY_GB needs files .* SKIP_SAVE is True; leav"),
         (("MEMORY_GB", 8, "ENGINE", "ray"), "MEMORY_GB is 8.*, and ENGINE ray; choose local"),
     ):
         with pytest.raises(InputError, match=message):

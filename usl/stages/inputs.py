@@ -61,8 +61,8 @@ def add_engine(c: CfgNode) -> CfgNode:
     c.ENGINE = "local"
     # host:port of a running cluster; empty: that of RAY_ADDRESS, else one starts on this machine.
     c.ENGINE_ADDRESS = ""
-    # Of ENGINE local: memory for features and what is as large, on the CPU. An array that would take
-    # more than a sixteenth of it lies in a file beside RUN_DIR; 0: all are in memory.
+    # Of ENGINE local: memory for features and what is as large, on the CPU. An array that would
+    # take more than a sixteenth of it lies in a file beside RUN_DIR; 0: all are in memory.
     c.MEMORY_GB = 0.0
     return c
 
