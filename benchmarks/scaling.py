@@ -46,6 +46,7 @@ from usl.selectors.usl import pick
 
 DIM, K, IMAGES_A_LABEL, ITERATIONS = 128, 20, 400, 20
 PARTS = ("neighbours", "k-means", "picks")
+STORE = 2 << 30
 COUNTS = [10_000, 25_000, 50_000, 100_000, 200_000, 400_000]
 
 
@@ -90,10 +91,12 @@ def cluster(nodes: int) -> Local:
     from ray.cluster_utils import Cluster
 
     cores = max(1, (os.cpu_count() or 1) // nodes)
-    options = {"num_cpus": cores, "include_dashboard": False}
+    # By default 150 MB: what does not fit goes to disk and back.
+    node = {"num_cpus": cores, "object_store_memory": STORE}
+    options = node | {"include_dashboard": False}
     started = Cluster(initialize_head=True, head_node_args=options)
     for _ in range(nodes - 1):
-        started.add_node(num_cpus=cores)
+        started.add_node(**node)
     engine = engine_named("ray", started.address)
     # A task for each node starts its worker.
     list(engine.map(abs, [(1,)] * 4 * nodes))
