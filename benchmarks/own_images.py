@@ -136,7 +136,7 @@ def command(folder: Path, run: str, arguments: argparse.Namespace, workers: int)
 def killed(words: list[str], run: Path) -> None:
     """Start a run and kill it once it has saved some features."""
     process = subprocess.Popen(words, cwd=STAGE, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(run.glob("*.partial/00*.npy")):
+    while process.poll() is None and not list(run.glob("*.partial/00*.json")):
         time.sleep(0.01)
     process.kill()
     process.wait()
