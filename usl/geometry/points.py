@@ -422,7 +422,7 @@ class Points:
         """These points in another order, (N,), int64, as points of the same space.
 
         Read from the first to the last, again and again, as they may lie in a file from which
-        scattered rows are read a hundred times slower.
+        scattered rows are read far slower.
         """
         n, size = len(self), self.host.element_size() * self.dim
         host = self.engine.zeros(n, self.dim, dtype=self.host.dtype)
