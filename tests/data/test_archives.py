@@ -1,5 +1,6 @@
 """Images in archives and parquet files, one or many, of this machine or a bucket."""
 
+import gc
 import io
 import os
 import pickle
@@ -250,7 +251,7 @@ def test_little_stays_open_of_many_shards(content, tmp_path, place):
     make_tars(tmp_path / "s", content, each=1)
     before = open_files()
     images = open_dataset("images", tmp_path / "s" if place == "here" else f"file://{tmp_path}/s")
-    assert open_files() == before
+    assert open_files() <= before
     rows = np.random.RandomState(0).permutation(len(images))
     assert all(images.content(row) for row in rows)
     assert open_files() <= before + 4
@@ -260,6 +261,8 @@ def test_little_stays_open_of_many_shards(content, tmp_path, place):
 
 
 def open_files():
+    # What other tests have left may go at any time.
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 
 import pytest
@@ -42,6 +43,7 @@ def test_only_large_arrays_lie_in_files_that_go_with_them(tmp_path):
     engine, folder = Local(memory=SHARES * 4000, folder=tmp_path / "a" / "b"), tmp_path / "a" / "b"
     small = engine.zeros(1000, dtype=torch.float32)
     assert not folder.exists() and small.tolist() == [0] * 1000
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     large = engine.zeros(3, 1001, dtype=torch.float16)
     assert large.shape == (3, 1001) and large.dtype == torch.float16 and not large.any()
@@ -51,7 +53,7 @@ def test_only_large_arrays_lie_in_files_that_go_with_them(tmp_path):
     assert list(folder.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) <= before + 1
     del large
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert not Local().zeros(0, 4, dtype=torch.int64).numel()
 
 

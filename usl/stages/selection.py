@@ -191,8 +191,10 @@ def neighbors(run: Run, features: Features, points: Points, *, k: int, backend: 
     with run.timed("neighbours"):
         distances, indices, mean_distances, *recall = run.cached(expected, source, compute)
         assert distances is not None and indices is not None
-        if shards is not None:
-            remove(shards)
+        if run.folder is not None:
+            # Those of another K, too.
+            for left in run.folder.glob("knns*.partial"):
+                remove(left)
         if mean_distances is None:
             mean_distances = distances.mean(axis=1, dtype=np.float64)
     return Neighbors(
