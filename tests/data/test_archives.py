@@ -71,6 +71,14 @@ def make_parquet(path, content, *, form="struct", rows=3, column="image"):
     return path
 
 
+def make_shards(folder, kind, content):
+    """A folder of either."""
+    if kind == "tar":
+        make_tars(folder, content)
+    else:
+        make_parquet(folder / "x.parquet", content)
+
+
 @pytest.mark.parametrize("place", ["here", "there"])
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_images_of_shards_are_those_of_the_files(loose, content, tmp_path, kind, place):
@@ -117,10 +125,7 @@ def test_archives_beside_images_are_left_out(loose, content):
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_shards_travel_without_being_listed_again(content, tmp_path, monkeypatch, kind):
-    if kind == "tar":
-        make_tars(tmp_path / "s", content)
-    else:
-        make_parquet(tmp_path / "s" / "x.parquet", content)
+    make_shards(tmp_path / "s", kind, content)
     for root in (tmp_path / "s", f"file://{tmp_path}/s"):
         images = open_dataset("images", root)
         assert images.content(0) == content[0]
@@ -214,10 +219,7 @@ def test_a_damaged_row_group_is_unreadable(content, tmp_path, place):
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_a_bucket_that_stops_answering_is_not_a_broken_image(content, tmp_path, monkeypatch, kind):
-    if kind == "tar":
-        make_tars(tmp_path / "s", content)
-    else:
-        make_parquet(tmp_path / "s" / "x.parquet", content)
+    make_shards(tmp_path / "s", kind, content)
     images = pickle.loads(pickle.dumps(open_dataset("images", f"file://{tmp_path}/s")))
 
     store, root = images.source._archives[next(iter(images.source._archives))].file.bucket.store

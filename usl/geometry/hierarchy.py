@@ -108,7 +108,7 @@ def proportional(sizes: Tensor, total: int) -> Tensor:
 
     By largest remainders, ties to the first; ``total`` is from n to their sum.
     """
-    exact = sizes * (total / int(sizes.sum()))
+    exact = sizes.double() * (total / int(sizes.sum()))
     shares = exact.long().clamp_min(1)
     while (left := total - int(shares.sum())) != 0:
         # Who may take one more, or give one, the farthest from its exact share first.
