@@ -1,18 +1,18 @@
-"""What each selector's 40 picks are worth: the tables of docs/results.md, by the README's commands.
+"""What USL-T's 40 picks cost and are worth beside those of rules that train nothing.
 
     python benchmarks/picks.py digits
 
-For each seed trains a selector of USL-T and lets it choose. A linear probe then compares all
-selectors, on the features of the encoder and on those of each trained selector, which every rival
-gets too; and the networks of the last two stages are trained on the lists. Prints mean and standard
-deviation over the seeds. The encoder and the neighbours must be there (docs/stages/index.md,
-"From images to accuracy"). Run again after a stop, it takes up trained selectors.
+For each seed trains a selector of USL-T and lets it choose. Then compares it with the other
+selectors: by a linear probe on the features of the encoder, and of each trained selector, in which
+every rival chooses anew, and by fine-tuning and FixMatch. Prints the commands it runs, the seconds
+of training, and mean and standard deviation over the seeds. The encoder and the neighbours must be
+there (docs/stages/index.md, "From images to accuracy"). Run again after a stop, it goes on.
 
-The default seeds were fixed before a run with any of them, no setting was chosen on them, and both
-data sets get the same ones.
+The default seeds are the study's of trainings, fixed before a run with any of them.
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -23,81 +23,74 @@ import pandas as pd
 from usl.ranking import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET = 40
-CHOOSE, LEARN = "selective_labeling", "usl-t_pretraining"
-# Stage, and what is asked of it beyond its config for picks of USL.
-TRAININGS = {
-    "fine-tuning": ("semisup-simclrv2-cld/fine_tune.py", "FINETUNE", ""),
-    "labels alone": ("semisup-fixmatch-cifar/train.py", "FIXMATCH", "FIXMATCH.LAMBDA_U 0"),
-    "FixMatch": ("semisup-fixmatch-cifar/train.py", "FIXMATCH", ""),
-}
+RIVALS = "[random, kmeans-centres, maxherding, usl, tightest]"
 
 
-def run(script: str, config: str, options: str) -> Path:
+def run(stage: str, script: str, config: str, options: dict[str, object]) -> Path:
     """Run a script from its folder, and say how; its RUN_DIR. An error ends the benchmark."""
-    stage, name = script.split("/")
-    call = f"{name} --cfg configs/{config}.yaml --opts {options}"
-    print(f"\n$ cd {stage} && python {call}", flush=True)
-    words = shlex.split(call)
+    words = [script, "--cfg", f"configs/{config}.yaml", "--opts"]
+    for key, value in options.items():
+        words += [key, str(value)]
+    print(f"\n$ cd {stage} && python {shlex.join(words)}", flush=True)
     subprocess.run([sys.executable, *words], cwd=ROOT / stage, check=True)
-    return ROOT / stage / "saved" / words[words.index("RUN_NAME") + 1]
+    return ROOT / stage / "saved" / str(options["RUN_NAME"])
 
 
-def probe(dataset: str, name: str, seeds: list[int], options: str = "") -> Path:
-    """Compare the selectors, USL-T's list among them; the RUN_DIR."""
-    listed = f"['saved/{dataset}_usl-t_seed{{seed}}/selected_indices_{BUDGET}_0.npy']"
-    options += f' COMPARE.BUDGETS "[{BUDGET}]" USL.SEEDS "{seeds}" COMPARE.LISTS "{listed}"'
-    config = f"{dataset}_compare"
-    return run(f"{CHOOSE}/compare.py", config, f"RUN_NAME {name} {options.strip()}")
+def compare(dataset: str, name: str, seeds: list[int], options: dict[str, object]) -> Path:
+    """Compare the selectors, USL-T's lists among them; the RUN_DIR."""
+    listed = [f"saved/{dataset}_usl-t_seed{{seed}}/selected_indices_40_0.npy"]
+    shared = {
+        "RUN_NAME": name,
+        "RECOMPUTE_ALL": False,
+        "RECOMPUTE_NUM_DEP": False,
+        "USL.SEEDS": seeds,
+        "COMPARE.BUDGETS": [40],
+        "COMPARE.SELECTORS": RIVALS,
+        "COMPARE.LISTS": listed,
+        "COMPARE.TRAIN.SELECTORS": RIVALS,
+        "COMPARE.TRAIN.SEEDS": seeds,
+    }
+    return run("selective_labeling", "compare.py", f"study/{dataset}", shared | options)
 
 
 def main() -> None:
-    """Print three tables."""
+    """Print what training costs, and three tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dataset", choices=["digits", "fashion-mnist"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15, 16])
-    parser.add_argument(
-        "--train-on",
-        nargs="*",
-        default=["random", "k-means-centres", "USL", "listed-usl-t"],
-        metavar="SELECTOR",
-        help="selectors whose lists the last two stages train on; none: probes only",
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[301, 302, 303])
     given = parser.parse_args()
     dataset, seeds = given.dataset, given.seeds
 
-    own = []
+    own, seconds = [], []
     for seed in seeds:
-        name = f"{dataset}_seed{seed}"
         trained = run(
-            f"{LEARN}/usl-t-cifar-pretrain.py",
+            "usl-t_pretraining",
+            "usl-t-cifar-pretrain.py",
             f"{dataset}_usl-t_pretrain",
-            f"RUN_NAME {name} SEED {seed}",
+            {"RUN_NAME": f"{dataset}_seed{seed}", "SEED": seed},
         )
-        encoder = f"MODEL.PRETRAIN_PATH {shlex.quote(str(trained / 'checkpoint.pth'))}"
-        chosen = f"RUN_NAME {dataset}_usl-t_seed{seed} {encoder}"
-        run(f"{CHOOSE}/usl-t-cifar.py", f"{dataset}_usl-t", chosen)
-        own.append(probe(dataset, f"{dataset}_selectors_seed{seed}", [seed], encoder))
-    shared = probe(dataset, f"{dataset}_selectors", seeds)
+        timings = json.loads((trained / "run.json").read_text())["timings"]
+        seconds.append(f"{sum(timings.values()):.0f}")
+        encoder = {"MODEL.PRETRAIN_PATH": trained / "checkpoint.pth"}
+        run(
+            "selective_labeling",
+            "usl-t-cifar.py",
+            f"{dataset}_usl-t",
+            {"RUN_NAME": f"{dataset}_usl-t_seed{seed}", **encoder},
+        )
+        alone = {"COMPARE.TRAIN.BUDGETS": [], **encoder}
+        folder = compare(dataset, f"{dataset}_picks_seed{seed}", [seed], alone)
+        own.append(pd.read_csv(folder / "results.csv"))
+    shared = compare(dataset, f"{dataset}_picks", seeds, {"COMPARE.TRAIN.BUDGETS": [40]})
 
-    accuracies = []
-    for selector in given.train_on:
-        lists = shared / "lists" / str(BUDGET) / f"{dataset}_{selector}_seed{{seed}}.csv"
-        for method, (script, section, extra) in TRAININGS.items():
-            name = f"RUN_NAME {dataset}_{selector}_{method.replace(' ', '-')}"
-            options = f'{name} {section}.SEEDS "{seeds}" {extra}'
-            options += f" {section}.LABELED_INDICES_PATH {shlex.quote(str(lists))}"
-            folder = run(script, f"{dataset}_usl_{section.lower()}", options)
-            results = pd.read_csv(folder / "results.csv")
-            accuracies.append(results.assign(budget=method, selector=selector))
-
-    print("\nlinear probe, features of the encoder")
-    print(summarize(pd.read_csv(shared / "results.csv")).to_string())
-    print("\nlinear probe, features of each trained selector")
-    print(summarize(pd.concat([pd.read_csv(one / "results.csv") for one in own])).to_string())
-    if accuracies:
-        print("\ntrained on the picks")
-        print(summarize(pd.concat(accuracies)).to_string())
+    print(f"\nseconds of training a selector, in this run: {', '.join(seconds)}")
+    for title, results in (
+        ("linear probe, features of the encoder", pd.read_csv(shared / "results.csv")),
+        ("linear probe, features of each trained selector", pd.concat(own)),
+    ):
+        print(f"\n{title}\n{summarize(results).to_string()}")
+    for training, results in pd.read_csv(shared / "trainings.csv").groupby("training", sort=False):
+        print(f"\n{training}\n{summarize(results).to_string()}")
 
 
 if __name__ == "__main__":
