@@ -84,7 +84,7 @@ def test_neighbours_a_selector_and_its_picks(small_folder, weights, tmp_path, sc
 
 def test_selectors_compared_on_a_folder(small_folder, weights, tmp_path, script, capsys):
     options = (
-        "--cfg", "configs/imagenette_compare.yaml", "--opts", *ENCODER, "DATASET.ROOT_DIR",
+        "--cfg", "configs/study/imagenette-lite0.yaml", "--opts", *ENCODER, "DATASET.ROOT_DIR",
         small_folder, "DATASET.IMAGE_SIZE", 32, "MODEL.PRETRAIN_PATH", weights, "RUN_DIR", tmp_path,
         "COMPARE.BUDGETS", "[4, 8]", "USL.SEEDS", "[1, 2]", "USL.KNN_K", 0,
     )  # fmt: skip
@@ -104,7 +104,7 @@ def test_images_without_labels_cannot_be_compared(small_folder, weights, tmp_pat
             (tmp_path / split / f"{i}.png").write_bytes(path.read_bytes())
     options = ("DATASET.ROOT_DIR", tmp_path, "MODEL.PRETRAIN_PATH", weights, "SKIP_SAVE", True)
     with pytest.raises(InputError, match="have no labels to compare with; put them into folders"):
-        script(COMPARE, "--cfg", "configs/imagenette_compare.yaml", "--opts", *options)
+        script(COMPARE, "--cfg", "configs/study/imagenette-lite0.yaml", "--opts", *options)
 
 
 def simclr(root, run, *options):
