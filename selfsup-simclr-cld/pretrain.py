@@ -40,6 +40,8 @@ def main(cfg: CfgNode, call: Call) -> None:
         network = pretrain.network_of(cfg, transform.size)
         network = network.to(device, memory_format=torch.channels_last)
         views = views_of(cfg, train, device=device)
+        optimizer = training.sgd(network, cfg.OPTIMIZER)
+        training.check_checkpoint(cfg, seed, network, optimizer)
         run = begin(cfg, call)
         run.note(dataset=train.name, size=len(train), images=train.fingerprint())
 
@@ -48,7 +50,7 @@ def main(cfg: CfgNode, call: Call) -> None:
             trained = fit(
                 network,
                 contrastive_step(views, transform, contrast, seed=seed, neighbors=neighbors),
-                training.sgd(network, cfg.OPTIMIZER),
+                optimizer,
                 plan,
                 images=len(train),
                 device=device,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import CPU, in_processes, torchrun
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 from toys.norms import norms_together
 
@@ -86,6 +86,27 @@ def test_more_processes_than_gpus_and_backends_that_are_not_there(monkeypatch):
             raise AssertionError
 
 
+def test_norms_on_gpus_are_torchs_or_timms(monkeypatch):
+    # No GPU is needed to see what is handed to the parallel network.
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(
+        nn.parallel, "DistributedDataParallel", lambda network, device_ids: (network, device_ids)
+    )
+    for build, shared, expected in (
+        (nn.BatchNorm2d, True, nn.SyncBatchNorm),
+        (nn.BatchNorm2d, False, nn.BatchNorm2d),
+        (lambda n: BatchNormAct2d(n, act_layer=nn.SiLU), True, SyncBatchNormAct),
+    ):
+        network = nn.Sequential(nn.Conv2d(3, 4, 1), build(4))
+        torch.nn.init.uniform_(network[1].weight)
+        weight = network[1].weight.clone()
+        found, devices = distributed.parallel(network, torch.device("cuda", 1), shared_norms=shared)
+        assert type(found[1]) is expected and devices == [1]
+        assert torch.equal(found[1].weight, weight)
+        if expected is SyncBatchNormAct:
+            assert isinstance(found[1].act, nn.SiLU)
+
+
 def test_where_processes_cannot_meet(tmp_path):
     def launch(**options):
         options = {"address": "tcp://localhost:10001", "nodes": 2, "node": 0} | options
@@ -96,6 +117,10 @@ def test_where_processes_cannot_meet(tmp_path):
     for address in ("localhost:10001", "tcp://localhost", "env://", "tcp://localhost:99999"):
         with pytest.raises(InputError, match=f"`address` is '{address}'; give one such as tcp://"):
             launch(address=address)
+    with pytest.raises(
+        InputError, match="`address` is 'tcp://no.such.host.invalid:1': .*; give an"
+    ):
+        launch(address="tcp://no.such.host.invalid:1")
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         taken.listen()

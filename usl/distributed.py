@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -93,6 +94,10 @@ def launch(command: Sequence[str], *, address: str, nodes: int, node: int, per_n
     found = re.fullmatch(r"tcp://([^:/]+):(\d+)/?", address)
     if found is None or not 0 < int(found[2]) < 1 << 16:
         raise InputError(f"`address` is {address!r}; give one such as tcp://localhost:10001")
+    try:
+        socket.getaddrinfo(found[1], int(found[2]))
+    except OSError as error:
+        raise InputError(f"`address` is {address!r}: {error.strerror}; give another") from None
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,

@@ -137,6 +137,10 @@ def test_the_rest_of_fixmatchs_flags(tmp_path, monkeypatch):
         "--T", 0.7, "--threshold", 0.8, "--amp", "--opt_level", "O2", "--no-progress",
         "--num-workers", 3, "--gpu-id", 2,
     )  # fmt: skip
+    # FixMatch-pytorch's are floats.
+    assert fixmatch("--warmup", "20.0").WARMUP_STEPS == 20
+    with pytest.raises(InputError, match="WARMUP_STEPS is 1.5"):
+        fixmatch("--warmup", "1.5")
     expected = {
         "FIXMATCH.LABELED_INDICES_PATH": str(tmp_path / "usl_1"), "STEPS": 100, "START_EPOCH": 1,
         "RESUME": str(tmp_path / "old.pth.tar"), "FIXMATCH.EVAL_STEPS": 10,

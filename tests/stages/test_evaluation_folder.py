@@ -1,11 +1,14 @@
 """FixMatch and the CIFAR fine-tuning on image files, and FixMatch's own flags end to end."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commands import FINETUNE, FIXMATCH
-from helpers import rows_of
+from helpers import ROOT, rows_of
 
 from usl import InputError
 from usl.checkpoints import read_checkpoint
@@ -74,7 +77,7 @@ def test_pretrained_networks_of_any_kind_on_a_folder(small_folder, script, tmp_p
 def test_fixmatch_by_the_flags_of_the_original(cifar, script, tmp_path, monkeypatch):
     folder = tmp_path / "indices" / "cifar10"
     folder.mkdir(parents=True)
-    np.save(folder / "mine.npy", np.arange(20, 32))
+    np.save(folder / "mine_0.3.npy", np.arange(20, 32))
     small = ("--opts", "DATASET.ROOT_DIR", cifar, "MODEL.DEPTH", 10, "MODEL.WIDTH", 1)
 
     def words(out, *more):
@@ -82,12 +85,12 @@ def test_fixmatch_by_the_flags_of_the_original(cifar, script, tmp_path, monkeypa
             "--dataset", "cifar10", "--num-labeled", 12, "--arch", "wideresnet", "--batch-size", 4,
             "--mu", 2, "--lr", 0.03, "--expand-labels", "--seed", 5, "--total-steps", 6,
             "--eval-step", 2, "--out", tmp_path / out,
-            "--get-labeled-inds-method", tmp_path / "mine", *more, *small,
+            "--get-labeled-inds-method", tmp_path / "mine_0.3", *more, *small,
         )  # fmt: skip
 
     script(FIXMATCH, *words("whole"))
     (row,) = rows_of(tmp_path / "whole")
-    assert (row["list"], row["budget"], row["seed"]) == (str(folder / "mine.npy"), "12", "5")
+    assert (row["list"], row["budget"], row["seed"]) == (str(folder / "mine_0.3.npy"), "12", "5")
     # Stopped early, off the tests, and taken up again from FixMatch-pytorch's file.
     script(FIXMATCH, *words("half", "--early-stop", 3))
     path = tmp_path / "half" / "seed5" / "checkpoint.pth.tar"
@@ -99,12 +102,33 @@ def test_fixmatch_by_the_flags_of_the_original(cifar, script, tmp_path, monkeypa
     assert whole["epoch"] == on["epoch"] == 3
     # Without what this project adds: as the original wrote it.
     old = {k: v for k, v in read_checkpoint(path).items() if k not in ("step", "metrics", "random")}
-    torch.save(old, tmp_path / "old.pth.tar")
+    torch.save(old | {"best_acc": 99.5}, tmp_path / "old.pth.tar")
     script(FIXMATCH, *words("old", "--resume", tmp_path / "old.pth.tar"))
     old = torch.load(tmp_path / "old" / "seed5" / "checkpoint.pth")
     assert all(torch.equal(whole["model"][k], old["model"][k]) for k in whole["model"])
     metrics = pd.read_csv(tmp_path / "old" / "seed5" / "metrics.csv")
     assert metrics["step"].tolist() == [4, 6]
+    # A better one came out before.
+    assert read_checkpoint(tmp_path / "old" / "seed5" / "checkpoint.pth.tar")["best_acc"] == 99.5
+
+
+def test_fixmatch_in_many_processes_as_the_original_starts_them(cifar, tmp_path):
+    command = (
+        "-m torch.distributed.launch --nproc_per_node 2 ./train.py --dataset cifar10 --num-labeled "
+        f"20 --arch wideresnet --batch-size 2 --lr 0.03 --expand-labels --seed 5 --out {tmp_path}/a"
+        " --total-steps 2 --eval-step 2 --opts MODEL.DEPTH 10 MODEL.WIDTH 1 DATASET.ROOT_DIR "
+        f"{cifar}"
+    )
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=ROOT / "semisup-fixmatch-cifar",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (row,) = rows_of(tmp_path / "a")
+    assert (row["selector"], row["budget"], row["seed"]) == ("stratified", "20", "5")
+    assert torch.load(tmp_path / "a" / "seed5" / "checkpoint.pth")["step"] == 2
 
 
 def test_photographs_that_nobody_sorted_and_answers_in_a_list(small_folder, script, tmp_path):

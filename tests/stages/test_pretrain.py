@@ -8,6 +8,8 @@ import torch
 from commands import CIFAR, SIMCLR, SIMCLRV2
 from helpers import ROOT, printed, run_script
 
+from usl import InputError
+
 
 @pytest.mark.slow
 def test_pretraining_then_selection_on_digits(tmp_path):
@@ -61,3 +63,11 @@ def test_a_small_simclrv2_from_pretraining_to_picks_and_accuracy(tmp_path, scrip
     assert "40 labels of " in capsys.readouterr().out
     weights = torch.load(tmp_path / "run" / "seed1" / "checkpoint.pth")["model"]
     assert weights["linear.weight"].shape == (10, 128)
+
+
+def test_a_checkpoint_of_another_network(tmp_path, script):
+    torch.save({"model": {"a": torch.ones(1)}, "optimizer": {}}, tmp_path / "other.pth")
+    options = ("RUN_DIR", tmp_path / "run", "RESUME", tmp_path / "other.pth")
+    with pytest.raises(InputError, match="other.pth is of another network; missing: backbone"):
+        script(SIMCLR, "--cfg", "configs/digits_simclr.yaml", "--opts", *options)
+    assert not (tmp_path / "run").exists()

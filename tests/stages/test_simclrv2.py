@@ -12,10 +12,12 @@ from PIL import Image
 
 from usl import InputError
 from usl.checkpoints import read_checkpoint
+from usl.cli import Call
 from usl.data.datasets import open_dataset
 from usl.encoders.simclrv2 import load_simclrv2
 from usl.models.simclrv2 import FineTuned
 from usl.stages.finetune import trials_of
+from usl.stages.simclrv2 import method_of, spread
 from usl.stages.training import precision_of
 
 NAME = "seed3/checkpoint_mine.pth.tar"
@@ -55,6 +57,11 @@ def test_what_a_run_leaves(simclr_run, simclr_folder):
         k: v.tolist() for k, v in own.items()
     }
     assert {k.split(".")[0] for k in own} == {"model", "head", "linear"}
+    # Whatever a training that goes on needs to be as it was.
+    state = torch.load(simclr_run / "seed3" / "checkpoint.pth")
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(metrics["lr"].iloc[-1])
+    assert (state["settings"]["plan"]["schedule"], state["step"]) == ("epoch-cosine", 8)
+    assert state["random"].dtype == torch.uint8 and state["best"] == content["best_acc1"]
     best = metrics["epoch"][metrics["accuracy"].idxmax()]
     kept = read_checkpoint(simclr_run / "seed3" / "model_best_mine.pth.tar")
     assert kept["best_acc1"] == content["best_acc1"] and kept["epoch"] in (best, 4)
@@ -114,13 +121,17 @@ def test_going_on_from_a_checkpoint_elsewhere(simclr_run, simclr_folder, script,
 def test_going_on_from_the_originals_own_file(simclr_run, simclr_folder, script, tmp_path):
     content = read_checkpoint(simclr_run / NAME)
     # What the original's files do not hold, and an optimizer with options of its own.
-    old = {key: content[key] for key in LAYOUT} | {"epoch": 2}
+    old = {key: content[key] for key in LAYOUT} | {"epoch": 2, "best_acc1": torch.tensor(99.5)}
     old["optimizer"]["param_groups"][0] |= {"trust_coefficient": 0.001, "dampening": 0}
     torch.save(old, tmp_path / "old.pth.tar")
     script(
         SIMCLRV2, *simclrv2(simclr_folder, tmp_path / "run", "--resume", tmp_path / "old.pth.tar")
     )
-    assert pd.read_csv(tmp_path / "run" / "seed3" / "metrics.csv")["epoch"].tolist() == [3, 4]
+    run = tmp_path / "run"
+    assert pd.read_csv(run / "seed3" / "metrics.csv")["epoch"].tolist() == [3, 4]
+    # What came out before was better.
+    assert read_checkpoint(run / NAME)["best_acc1"] == 99.5
+    assert not list(run.rglob("model_best*"))
 
 
 @pytest.mark.slow
@@ -177,6 +188,37 @@ def test_the_rest_of_the_recipe(simclr_folder, script, tmp_path, options, capsys
     assert "head.layers.0.weight" in moved
 
 
+def test_recomputation_is_where_the_flag_asks_for_it(simclr_folder, tmp_path):
+    images = open_dataset("folder", simclr_folder)
+    for words, expected in (((), False), (("--use-checkpoint",), True)):
+        cfg = settings(SIMCLRV2, *simclrv2(simclr_folder, tmp_path / "run", *words))
+        method, _ = method_of(cfg, images)
+        assert method.network().model.recompute is expected
+
+
+def test_a_process_for_each_gpu(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "usl.stages.simclrv2.launch", lambda words, **options: calls.append((words, options))
+    )
+    monkeypatch.setattr("usl.stages.simclrv2.choose_device", lambda name: torch.device("cuda"))
+    call = Call("fine_tune.py", "python fine_tune.py", ("fine_tune.py", "--spawn"))
+    for flags, gpus, expected in (
+        (("--multiprocessing-distributed",), 4, (1, 0, 4)),
+        (("--multiprocessing-distributed", "--world-size", 2, "--rank", 1), 4, (2, 1, 4)),
+        (("--multiprocessing-distributed",), 1, None),
+        ((), 4, None),
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        begun = spread(settings(SIMCLRV2, *flags), call)
+        assert begun is (expected is not None)
+        if expected:
+            words, options = calls.pop()
+            assert words == call.words
+            assert (options["nodes"], options["node"], options["per_node"]) == expected
+    assert not calls
+
+
 @pytest.mark.slow
 def test_an_encoder_of_any_kind_and_a_network_from_scratch(simclr_folder, script, tmp_path, capsys):
     (simclr_folder / "hidden.pth").write_bytes((simclr_folder / "r14_0.125x_sk0.pth").read_bytes())
@@ -228,6 +270,10 @@ def test_precision_is_what_the_device_has(monkeypatch):
 BAD = {
     "--trainindex_x none.csv": "there is no list of labelled images (FINETUNE.LABELED_INDICES_PATH",
     "--num-classes 3": "MODEL.NUM_CLASSES is 3, and folder in ",
+    "--warmup-epochs -1": "WARMUP_EPOCHS is -1; choose 0 or more",
+    "--evaluate": "EVAL_ONLY, and there is no ",
+    "--use-checkpoint --opts MODEL.ARCH timm/test_resnet": "MODEL.RECOMPUTE is of MODEL.ARCH SimC",
+    f"--name-to-save {'n' * 201}": "RUN_NAME is 201 characters long; choose a shorter one",
     "--start-epoch 9": "START_EPOCH is 9; choose 0 to 3",
     "--resume none.pth.tar": "there is no checkpoint (RESUME); put none.pth.tar in one of",
     "--momentum -1": "OPTIMIZER.MOMENTUM is -1.0; choose 0 or more",
@@ -235,7 +281,9 @@ BAD = {
     "--roll-data 0": "FINETUNE.REPEAT_DATA is 0; choose at least 1",
     "--dist-backend mpi": "DIST.BACKEND is 'mpi'; choose gloo on a CPU",
     "--world-size 0": "DIST.NODES is 0; choose at least 1",
+    "--world-size 1 --rank 3": "DIST.NODE is 3 of DIST.NODES 1; choose 0 to 0",
     "--world-size 2 --rank 2": "DIST.NODE is 2 of DIST.NODES 2; choose 0 to 1",
+    "--world-size 2 --dist-url tcp://no.such.host.invalid:1": "DIST.URL is 'tcp://no.such.host.inv",
     "--world-size 2 --rank 0 --dist-url env://": "DIST.URL is 'env://'; give one such as tcp://",
     "--opts MODEL.SIZE r50": "MODEL.SIZE is 'r50'; give one such as r50_1x_sk0",
     "--opts MODEL.PRETRAIN_PATH  MODEL.SIZE ": "MODEL.PRETRAIN_PATH is empty; give a checkpoint",
@@ -273,9 +321,9 @@ def test_bad_splits(simclr_folder, script, tmp_path, split, message):
 def test_bad_checkpoints(simclr_run, simclr_folder, script, tmp_path):
     content = read_checkpoint(simclr_run / NAME)
 
-    def resumed(message, **changed):
+    def resumed(message, *gone, **changed):
         path = tmp_path / "bad.pth.tar"
-        torch.save({k: v for k, v in (content | changed).items() if v is not None}, path)
+        torch.save({k: v for k, v in (content | changed).items() if k not in gone}, path)
         with pytest.raises(InputError, match=message):
             words = simclrv2(simclr_folder, tmp_path / "run", "--resume", path)
             script(SIMCLRV2, *words)
@@ -283,14 +331,28 @@ def test_bad_checkpoints(simclr_run, simclr_folder, script, tmp_path):
     resumed(
         "bad.pth.tar is of another network; missing: model.net", state_dict={"a": torch.ones(1)}
     )
-    resumed("bad.pth.tar is no checkpoint of a training; give one with its", state_dict=None)
-    resumed("has no optimizer of this training; give one of this stage", optimizer=None)
-    resumed("step 8 of 8 is done already; set more EPOCHS, or test", metrics=None)
+    resumed("bad.pth.tar is no checkpoint of a training; give one with its", "state_dict")
+    optimizer = content["optimizer"]
+    other = {one: {"momentum_buffer": state["mu"]} for one, state in optimizer["state"].items()}
+    message = "bad.pth.tar has no optimizer of this training; give one of this stage"
+    resumed(message, "optimizer")
+    resumed(message, optimizer=None)
+    resumed(message, optimizer=optimizer | {"state": other})
+    assert not (tmp_path / "run").exists()
+    resumed("step 8 of 8 is done already; set more EPOCHS, or test", "metrics")
     with pytest.raises(
         InputError, match="r14_0.125x_sk0.pth.*with its weights|no checkpoint of a tr"
     ):
         words = ("--resume", simclr_folder / "r14_0.125x_sk0.pth")
         script(SIMCLRV2, *simclrv2(simclr_folder, tmp_path / "run", *words))
+
+
+def test_a_checkpoint_whose_name_hides_its_size(simclr_folder, script, tmp_path):
+    hidden = tmp_path / "hidden.pth"
+    hidden.write_bytes((simclr_folder / "r14_0.125x_sk0.pth").read_bytes())
+    message = "does not say its size; name it like r50_1x_sk0.pth, or set MODEL.SIZE, such as r50"
+    with pytest.raises(InputError, match=message):
+        script(SIMCLRV2, *simclrv2(simclr_folder, tmp_path / "run", "--pretrain", hidden))
 
 
 def test_images_without_labels(simclr_folder, script, tmp_path):

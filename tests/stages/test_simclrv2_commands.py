@@ -80,19 +80,17 @@ def check(name, stdout, photographs, classes):
 
 
 @pytest.mark.slow
-def test_imagenet_100_in_one_process(photographs):
-    name = "test_usl-t_0.3p_imagenet100"
-    done = run_script(SIMCLRV2, *shlex.split(IMAGENET100.format(name=name, **photographs)))
-    assert done.returncode == 0, done.stderr
-    check(name, done.stdout, photographs, 100)
-
-
-@pytest.mark.slow
-def test_imagenet_in_two_processes(photographs):
-    name = "test_usl-t_0.2p_imagenet"
-    done = torchrun(2, SIMCLRV2, *shlex.split(IMAGENET.format(name=name, **photographs)))
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "words", "classes"),
+    [("usl-t_0.3p_imagenet100", IMAGENET100, 100), ("usl-t_0.2p_imagenet", IMAGENET, 4)],
+)
+def test_the_command(photographs, name, words, classes, processes):
+    name = f"test_{name}_{processes}"
+    argv = shlex.split(words.format(name=name, **photographs))
+    done = run_script(SIMCLRV2, *argv) if processes == 1 else torchrun(2, SIMCLRV2, *argv)
     assert done.returncode == 0, done.stderr[-2000:]
-    check(name, done.stdout, photographs, 4)
+    check(name, done.stdout, photographs, classes)
 
 
 def free_port():

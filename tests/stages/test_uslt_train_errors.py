@@ -141,3 +141,18 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
         assert stop.value.code == 2 and out.out == "" and not list(tmp_path.iterdir())
         assert out.err.startswith("error: --opts: unknown key NO_SUCH; ")
         assert out.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_network_and_nothing_to_look_at(
+    chained, tiny_cifar, tmp_path, script
+):
+    content = torch.load(chained[0] / "trained" / "checkpoint.pth")
+    torch.save(content | {"model": {"a": torch.ones(1)}}, tmp_path / "other.pth")
+    neighbors = chained[0] / "mined" / "topk-train-neighbors.npy"
+    for more, message in (
+        (("RESUME", tmp_path / "other.pth"), "other.pth is of another network; missing: backbone"),
+        (("EVAL_ONLY", True), "EVAL_ONLY, and there is no .*checkpoint.pth; train first, or set R"),
+    ):
+        with pytest.raises(InputError, match=message):
+            script(PRETRAIN, *pretraining(tiny_cifar, neighbors, tmp_path / "run"), *more)
+        assert not (tmp_path / "run").exists()

@@ -132,9 +132,8 @@ def test_the_names_of_the_released_network(tmp_path):
     weights = WideResNet(28, 2).state_dict()
     optimizer = {"state": {}, "param_groups": [{"lr": 0.1}]}
     content = {"model": weights, "ema_model": weights, "optimizer": optimizer, "epoch": 1}
-    content["step"] = 2
     row = {"accuracy": 1.0, "lr": 0.1}
-    exporting(tmp_path, fixmatch_layout(0.03))(content | {"metrics": [row]}, row)
+    exporting(tmp_path, fixmatch_layout(0.03))(content | {"step": 2, "best": 1.0}, row)
     for name in FILES[1:]:
         for key in ("state_dict", "ema_state_dict"):
             found = torch.load(tmp_path / name)[key]

@@ -96,6 +96,30 @@ def test_it_goes_on_from_what_it_saved():
         assert torch.equal(a, b)
 
 
+def test_losses_that_were_scaled_make_the_same_steps():
+    network, other = network_of().float(), network_of().float()
+    plain, scaled = (Lars(n.parameters(), lr=0.1, weight_decay=1e-3) for n in (network, other))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for step in range(3):
+        x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(step))
+        network(x).pow(2).mean().backward()
+        scaler.scale(other(x).pow(2).mean()).backward()
+        plain.step()
+        scaler.step(scaled)
+        scaler.update()
+        for a, b in zip(network.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+        plain.zero_grad()
+        scaled.zero_grad()
+    # A gradient that has become infinite moves nothing, and halves the scale.
+    before = [w.clone() for w in other.parameters()]
+    (scaler.scale(other(x).pow(2).mean()) * torch.inf).backward()
+    scaler.step(scaled)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**9
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("name", ["momentum", "weight_decay"])
 def test_what_is_impossible(name):
     for value in (-0.1, float("nan"), float("inf")):

@@ -123,6 +123,31 @@ def test_losses_that_are_scaled_only_now(tmp_path):
     assert len(toy.seen) == 10
 
 
+def test_the_scale_of_losses_goes_on(tmp_path):
+    whole = Toy(tmp_path / "whole", precision="float16")
+    (tmp_path / "whole").mkdir()
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        Toy(tmp_path, precision="float16", die_at=8).run()
+    rest = Toy(tmp_path, precision="float16")
+    rest.run()
+    assert torch.equal(rest.weights(), whole.weights())
+    scalers = [torch.load(path / CHECKPOINT)["scaler"] for path in (tmp_path / "whole", tmp_path)]
+    # It begins at 65536, too much for these losses.
+    assert scalers[0] == scalers[1] and scalers[0]["scale"] < 65536
+
+
+def test_an_optimizer_of_another_kind(tmp_path):
+    Toy(tmp_path, stop=5).run()
+    content = torch.load(tmp_path / CHECKPOINT)
+    good = content["optimizer"]
+    state = {one: {"mu": kept["momentum_buffer"]} for one, kept in good["state"].items()}
+    for bad in (None, {}, {"state": {}}, good | {"state": state}, good | {"param_groups": []}):
+        torch.save(content | {"optimizer": bad}, tmp_path / "other.pth")
+        with pytest.raises(InputError, match="other.pth has no optimizer of this training; give"):
+            Toy().run(resume=tmp_path / "other.pth")
+
+
 def test_a_training_that_is_to_stop_where_it_was_not_tested(tmp_path):
     def evaluate(network):
         return {"accuracy": 7.0}

@@ -35,8 +35,8 @@ def load_simclrv2(path: Path, *, size: str = "", trust: bool = False) -> SimclrE
     named = size_of(size) if size else size_in(path.name)
     if named is None:
         raise InputError(
-            f"the name of checkpoint {path} does not say its size; set `size`, such as r50_1x_sk0 "
-            "for depth 50, width 1 and no selective kernels"
+            f"the name of checkpoint {path} does not say its size; name it like r50_1x_sk0.pth, or "
+            "set `size`, such as r50_1x_sk0 for depth 50, width 1 and no selective kernels"
         )
     content = read_checkpoint(path, trust=trust)
     if not all(isinstance(content.get(part), dict) for part in PARTS):

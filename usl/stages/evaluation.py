@@ -32,7 +32,13 @@ from usl.run import Run
 from usl.stages.inputs import begin, open_images, preprocess_of, views_of
 from usl.stages.labels import say_remarks
 from usl.stages.paths import SLICE
-from usl.stages.training import resume_of, training_folder, training_settings
+from usl.stages.training import (
+    check_checkpoint,
+    resume_of,
+    tested_checkpoint,
+    training_folder,
+    training_settings,
+)
 from usl.training.layouts import Layout, exporting
 from usl.training.loop import Plan, Step, Trained, fit
 from usl.training.resume import CHECKPOINT
@@ -216,6 +222,9 @@ def evaluate(
         method.check()
         for trial in trials:
             trial.plan.check(trial.images)
+            if not cfg.EVAL_ONLY and isinstance(resume_of(cfg, trial.seed), Path):
+                network = method.network()
+                check_checkpoint(cfg, trial.seed, network, method.optimizer(network))
         preprocess = preprocess_of(cfg, train)
         views = views_of(cfg, train, device=device, whole=method.whole)
         run = begin(cfg, call, save=not cfg.EVAL_ONLY)
@@ -281,9 +290,8 @@ def _tested(
     cfg: CfgNode, trial: Trial, network: nn.Module, evaluator: AccuracyEvaluator
 ) -> Trained:
     """Test the checkpoint of a trial."""
-    given = resume_of(cfg, trial.seed)
-    path = Path(cfg.RUN_DIR) / f"seed{trial.seed}" / CHECKPOINT
-    path = given if isinstance(given, Path) else path
+    own = Path(cfg.RUN_DIR) / f"seed{trial.seed}" / CHECKPOINT
+    path = tested_checkpoint(cfg, trial.seed, own)
     weights, average = resumable(read_checkpoint(path), path)
     load_weights(network, average or weights, where=str(path))
     row = {"epoch": 0, "step": 0, "images_per_second": np.nan} | evaluator(network.eval())

@@ -16,6 +16,8 @@ from usl.run import log
 from usl.stages.paths import SLICE
 
 SELECTION = "selective_labeling"
+# Of files that lists can be in; what else comes after a dot belongs to the name.
+ENDINGS = (".npy", ".csv", ".json", ".xml", ".zip")
 # The script that leaves its picks in a folder of this name, after that of the data set.
 MAKERS = {"usl": "usl-cifar.py", "usl-t": "usl-t-cifar.py", "random": "random-cifar.py"}
 
@@ -69,7 +71,7 @@ def read_labels(cfg: CfgNode, section: str, images: AnyDataset, *, seed: int) ->
     # A relative path was made absolute from the current folder.
     inner = given.relative_to(Path.cwd()) if given.is_relative_to(Path.cwd()) else given.name
     others = list(dict.fromkeys([indexes / inner, indexes / given.name]))
-    if not given.suffix:
+    if given.suffix.lower() not in ENDINGS:
         others = [given.parent / "indices" / images.name / f"{given.name}.npy"]
     path = find_input(name, what, advice=_other_lists(given), others=others)
     labelled = replace(read_labelled(path, images), name=_shown(path))

@@ -26,6 +26,9 @@ from usl.stages.training import moco_transform
 from usl.training.lars import Lars
 from usl.training.layouts import Layout, simclrv2_layout
 
+# Bytes of a name that files of checkpoints have in theirs.
+LONGEST = 200
+
 
 def simclrv2_defaults() -> CfgNode:
     """Settings of ``semisup-simclrv2/fine_tune.py``."""
@@ -112,6 +115,9 @@ def spread(cfg: CfgNode, call: Call) -> bool:
     per_node = torch.cuda.device_count() if spawned else 1
     if dist.NODES < 1:
         raise InputError(f"DIST.NODES is {dist.NODES}; choose at least 1")
+    if not 0 <= dist.NODE < dist.NODES:
+        known = f"0 to {dist.NODES - 1}"
+        raise InputError(f"DIST.NODE is {dist.NODE} of DIST.NODES {dist.NODES}; choose {known}")
     if launched() or dist.NODES * per_node == 1:
         return False
     launch(call.words, address=dist.URL, nodes=dist.NODES, node=dist.NODE, per_node=per_node)
@@ -160,6 +166,14 @@ def network_of(
 
 def method_of(cfg: CfgNode, images: AnyDataset) -> tuple[Method, dict[str, str]]:
     """Fine-tuning as the settings describe it, and where its network comes from."""
+    name = "_" + (cfg.RUN_NAME or Path(cfg.RUN_DIR).name).replace("/", "-")
+    if len(name.encode()) > LONGEST:
+        raise InputError(f"RUN_NAME is {len(name) - 1} characters long; choose a shorter one")
+    if cfg.MODEL.RECOMPUTE and cfg.MODEL.ARCH != SIMCLRV2:
+        raise InputError(
+            f"MODEL.RECOMPUTE is of MODEL.ARCH {SIMCLRV2}, and that is {cfg.MODEL.ARCH}; set it "
+            "False"
+        )
     build, source = network_of(cfg, images)
 
     def network() -> nn.Module:
@@ -188,7 +202,7 @@ def method_of(cfg: CfgNode, images: AnyDataset) -> tuple[Method, dict[str, str]]
         top5=True,
         whole=True,
         layout=lambda trial: layout_of(cfg, trial, classes_of(cfg, images)),
-        name="_" + (cfg.RUN_NAME or Path(cfg.RUN_DIR).name).replace("/", "-"),
+        name=name,
     )
     return method, source
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from usl.artifacts import fingerprint
 from usl.augment.moco import MocoTransform
+from usl.checkpoints import read_checkpoint
 from usl.cli import choose_device
 from usl.config.parse import CfgNode, as_dict
 from usl.config.paths import find_input
@@ -24,6 +25,7 @@ from usl.run import Run
 from usl.stages.inputs import check_seeds
 from usl.stages.paths import LISTS
 from usl.training.loop import Plan
+from usl.training.resume import load_training
 
 # Settings that do not change what a training ends with.
 FREE_SETTINGS = (
@@ -118,6 +120,8 @@ def plan_of(cfg: CfgNode, images: int, *, ema: float = 0.0, batch: int | None = 
     batch = cfg.DATALOADER.BATCH_SIZE if batch is None else batch
     seed = cfg.get("SEED", 0)
     check_seeds([seed], "SEED")
+    if cfg.WARMUP_EPOCHS < 0:
+        raise InputError(f"WARMUP_EPOCHS is {cfg.WARMUP_EPOCHS}; choose 0 or more")
     if "SEED" in cfg:
         check_resume(cfg, [seed])
     return Plan(
@@ -174,6 +178,35 @@ def check_resume(cfg: CfgNode, seeds: Sequence[int]) -> None:
             f"RESUME is one checkpoint for the seeds {list(seeds)}; write {{seed}} in its name, "
             "or train one seed"
         )
+
+
+def check_checkpoint(
+    cfg: CfgNode, seed: int, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Raise InputError where a training cannot go on from what RESUME names.
+
+    Before anything is written. What the checkpoint has is left in network and optimizer.
+    """
+    given = resume_of(cfg, seed)
+    if isinstance(given, Path):
+        load_training(read_checkpoint(given), given, network, optimizer)
+
+
+def tested_checkpoint(cfg: CfgNode, seed: int, own: Path) -> Path:
+    """The checkpoint that EVAL_ONLY tests: what RESUME names, or else the run's ``own``.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    given = resume_of(cfg, seed)
+    path = given if isinstance(given, Path) else own
+    if not path.exists():
+        raise InputError(
+            f"EVAL_ONLY, and there is no {path}; train first, or set RUN_DIR or RESUME"
+        )
+    return path
 
 
 def check_sgd(optimizer: CfgNode) -> None:

@@ -35,8 +35,10 @@ from usl.stages.inputs import (
 from usl.stages.training import (
     add_flip,
     add_training,
+    check_checkpoint,
     plan_of,
     resume_of,
+    tested_checkpoint,
     training_folder,
     training_settings,
 )
@@ -179,9 +181,8 @@ def check_options(cfg: CfgNode) -> None:
             f"USLT_PRETRAIN.COUNT_EMA_MIN_TH is {low} and COUNT_EMA_MAX_TH {high}; choose 0 or "
             "more, and no smaller a MAX than MIN"
         )
-    path = Path(cfg.RUN_DIR) / CHECKPOINT
-    if cfg.EVAL_ONLY and cfg.RESUME in ("auto", "none") and not path.exists():
-        raise InputError(f"EVAL_ONLY, and there is no {path}; train first, or set RUN_DIR")
+    if cfg.EVAL_ONLY:
+        tested_checkpoint(cfg, cfg.SEED, Path(cfg.RUN_DIR) / CHECKPOINT)
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,13 @@ def train(
         if form.cosine and _begins(cfg):
             batch = cfg.DATALOADER.BATCH_SIZE
             start_heads(network, views, images=len(train_images), seed=cfg.SEED, batch=batch)
+        optimizer = torch.optim.Adam(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=cfg.OPTIMIZER.LR,
+            weight_decay=cfg.OPTIMIZER.WEIGHT_DECAY,
+        )
+        if not cfg.EVAL_ONLY:
+            check_checkpoint(cfg, cfg.SEED, network, optimizer)
         run = begin(cfg, call, save=not cfg.EVAL_ONLY)
         run.note(
             dataset=train_images.name,
@@ -242,7 +250,7 @@ def train(
         # 3. Neighbours agree (local loss) on few, confident, balanced clusters (global loss).
         with run.timed("training"):
             trained = _train_heads(
-                cfg, plan, network, views, form, neighbors, train_images, test_images
+                cfg, plan, network, optimizer, views, form, neighbors, train_images, test_images
             )
 
         # 4. How the images to choose from are clustered.
@@ -260,6 +268,7 @@ def _train_heads(
     cfg: CfgNode,
     plan: Plan,
     network: UsltNetwork,
+    optimizer: torch.optim.Optimizer,
     views: ImageViews,
     form: Form,
     neighbors: torch.Tensor,
@@ -272,8 +281,7 @@ def _train_heads(
     """
     uslt, evaluator = cfg.USLT_PRETRAIN, _evaluator(cfg, test_images, views)
     if cfg.EVAL_ONLY:
-        given = resume_of(cfg, cfg.SEED)
-        path = given if isinstance(given, Path) else Path(cfg.RUN_DIR) / CHECKPOINT
+        path = tested_checkpoint(cfg, cfg.SEED, Path(cfg.RUN_DIR) / CHECKPOINT)
         content = read_checkpoint(path)
         which = "ema" if has_average(content) else "model"
         load_weights(network, weights_in(content, which=which), where=str(path))
@@ -306,11 +314,7 @@ def _train_heads(
     return fit(
         network,
         uslt_step(views, form.transform, neighbors, local, whole, weights, seed=cfg.SEED),
-        torch.optim.Adam(
-            [p for p in network.parameters() if p.requires_grad],
-            lr=cfg.OPTIMIZER.LR,
-            weight_decay=cfg.OPTIMIZER.WEIGHT_DECAY,
-        ),
+        optimizer,
         plan,
         images=images,
         device=views.device,

@@ -13,8 +13,8 @@ from usl.artifacts import replacing
 
 # What else a training that goes on from such a file takes from it.
 REST = ("step", "metrics", "random", "scaler")
-# (what the checkpoint holds, the metrics of an epoch, the best accuracy so far) to the layout
-Layout = Callable[[dict[str, Any], dict[str, float], float], dict[str, Any]]
+# (what the checkpoint holds, the metrics of an epoch) to the layout
+Layout = Callable[[dict[str, Any], dict[str, float]], dict[str, Any]]
 
 
 def exporting(
@@ -26,10 +26,9 @@ def exporting(
     """
 
     def export(content: dict[str, Any], row: dict[str, float]) -> None:
-        best = max((one["accuracy"] for one in content["metrics"] if "accuracy" in one), default=0)
-        found = layout(content, row, best) | {k: content[k] for k in REST if k in content}
+        found = layout(content, row) | {k: content[k] for k in REST if k in content}
         files = [f"checkpoint{name}.pth.tar"]
-        if row.get("accuracy", -1.0) >= best:
+        if row.get("accuracy", -1.0) >= content["best"]:
             files.append(f"model_best{name}.pth.tar")
         for file_name in files:
             with replacing(folder / file_name) as file:
@@ -45,7 +44,7 @@ def fixmatch_layout(lr: float) -> Layout:
     LambdaLR.
     """
 
-    def layout(content: dict[str, Any], row: dict[str, float], best: float) -> dict[str, Any]:
+    def layout(content: dict[str, Any], row: dict[str, float]) -> dict[str, Any]:
         optimizer = content["optimizer"]
         groups = [group | {"initial_lr": lr} for group in optimizer["param_groups"]]
         return {
@@ -53,7 +52,7 @@ def fixmatch_layout(lr: float) -> Layout:
             "state_dict": content["model"],
             "ema_state_dict": content["ema_model"],
             "acc": row["accuracy"],
-            "best_acc": best,
+            "best_acc": content["best"],
             "optimizer": {"state": optimizer["state"], "param_groups": groups},
             "scheduler": scheduler_state(groups, step=content["step"], lr=row["lr"], base_lr=lr),
         }
@@ -64,11 +63,11 @@ def fixmatch_layout(lr: float) -> Layout:
 def simclrv2_layout(options: dict[str, Any]) -> Layout:
     """The layout of SimCLRv2's fine-tuning; ``options`` of its command line, by their names."""
 
-    def layout(content: dict[str, Any], row: dict[str, float], best: float) -> dict[str, Any]:
+    def layout(content: dict[str, Any], row: dict[str, float]) -> dict[str, Any]:
         found = {
             "epoch": content["epoch"],
             "state_dict": {f"module.{k}": v for k, v in content["model"].items()},
-            "best_acc1": best,
+            "best_acc1": content["best"],
             "optimizer": content["optimizer"],
             "args": argparse.Namespace(**options),
             "amp": None,

@@ -23,6 +23,10 @@ from usl.errors import InputError
 log = logging.getLogger("usl")
 
 CHECKPOINT = "checkpoint.pth"
+# What checkpoints call the highest accuracy so far: ours, SimCLRv2's and FixMatch-pytorch's.
+BEST = ("best", "best_acc1", "best_acc")
+# What optimizers keep of each weight.
+KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "Lars": {"mu"}, "SGD": {"momentum_buffer"}}
 
 
 class Stateful(Protocol):
@@ -71,6 +75,8 @@ class TrainingState:
         self.settings = json.loads(json.dumps(settings))
         self.step = 0
         self.rows: list[dict[str, float]] = []
+        # Of all tests, also of the training that this one goes on from.
+        self.best = 0.0
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         # The step at which the rows begin, and that of the last test.
@@ -130,6 +136,7 @@ class TrainingState:
     ) -> None:
         """Keep the metrics of an epoch, and write what there is to write."""
         self.rows.append(row)
+        self.best = max(self.best, row.get("accuracy", 0.0))
         self.sums, self.count = {}, 0
         text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
         if distributed.rank() == 0:
@@ -149,6 +156,7 @@ class TrainingState:
             "step": self.step,
             "epoch": self.rows[-1]["epoch"] if self.rows else 0,
             "metrics": self.rows,
+            "best": self.best,
             "sums": self.sums,
             "count": self.count,
             "began": self.began,
@@ -218,19 +226,9 @@ class TrainingState:
 
     def _take_up(self, content: dict[str, Any], path: Path, per_epoch: int) -> None:
         """Go on from what a checkpoint holds; see :func:`usl.checkpoints.resumable`."""
-        weights, average = resumable(content, path)
-        load_weights(self.network, weights, where=str(path))
+        average = load_training(content, path, self.network, self.optimizer)
         if self.average is not None:
-            load_weights(self.average.module, average or weights, where=str(path))
-        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        try:
-            self.optimizer.load_state_dict(content["optimizer"])
-        except (KeyError, ValueError):
-            raise InputError(
-                f"checkpoint {path} has no optimizer of this training; give one of this stage"
-            ) from None
-        for group, options in zip(self.optimizer.param_groups, own, strict=True):
-            group |= options
+            load_weights(self.average.module, average, where=str(path))
         for name, extra in self.extras.items():
             # That of losses that were not scaled is empty.
             if content.get(name):
@@ -239,6 +237,8 @@ class TrainingState:
         epochs = int(content.get("epoch", 0))
         self.step = int(content.get("step", schedule.get("last_epoch", epochs * per_epoch)))
         self.rows = content.get("metrics", [])
+        tested = [row.get("accuracy", 0.0) for row in self.rows]
+        self.best = max([float(content.get(name, 0.0)) for name in BEST] + tested)
         self.began = int(content.get("began", 0 if self.rows else self.step))
         self.tested_at = int(content.get("tested_at", 0))
         self.sums = {k: v.to(self.device) for k, v in content.get("sums", {}).items()}
@@ -248,6 +248,51 @@ class TrainingState:
         # Whoever was killed after the checkpoint has not written its last row.
         self.save_metrics()
         log.info("training goes on from step %d of %s", self.step, path)
+
+
+def load_training(
+    content: dict[str, Any], path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Put weights, and what the optimizer keeps of them, where a training is to go on.
+
+    The options of the optimizer stay.
+
+    Parameters
+    ----------
+    content : dict
+        Of a checkpoint of this project, or in a layout of the original's.
+    path : Path
+        Of it, for errors.
+    network : nn.Module
+    optimizer : Optimizer
+        Over parameters of ``network``.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The average of the weights; the weights where it has none.
+
+    Raises
+    ------
+    InputError
+        It is of no training, or of another network or optimizer.
+    """
+    weights, average = resumable(content, path)
+    load_weights(network, weights, where=str(path))
+    own = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    known = KEPT[type(optimizer).__name__]
+    try:
+        optimizer.load_state_dict(content["optimizer"])
+        fits = all(set(kept) <= known for kept in optimizer.state.values())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"checkpoint {path} has no optimizer of this training; give one of this stage"
+        )
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group |= options
+    return average or weights
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
