@@ -64,7 +64,7 @@ def test_as_an_encoder(released):
 def test_what_cannot_be_read(released, tmp_path):
     hidden = tmp_path / "mine.pth"
     hidden.write_bytes(released.read_bytes())
-    with pytest.raises(InputError, match="mine.pth does not say its size; set `size`, such as r50"):
+    with pytest.raises(InputError, match="mine.pth does not say its size; name it like r50_1x"):
         load_simclrv2(hidden)
     with pytest.raises(InputError, match="`size` is 'r50'; give one such as r50_1x_sk0"):
         load_simclrv2(hidden, size="r50")

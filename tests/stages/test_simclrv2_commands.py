@@ -65,7 +65,7 @@ def photographs(small_folder, tmp_path_factory):
     return {"images": root, "split": split, "weights": run / "r50_1x_sk0.pth"}
 
 
-def check(name, stdout, photographs, classes):
+def check(name, stdout, photographs, shape):
     """What must come out: accuracy, and a checkpoint in the original's layout."""
     run = ROOT / "semisup-simclrv2" / "saved" / name
     assert re.fullmatch(r"accuracy: \d+\.\d\d", stdout.splitlines()[-1])
@@ -73,24 +73,29 @@ def check(name, stdout, photographs, classes):
     assert row["budget"] == str(len(pd.read_csv(photographs["split"])))
     content = read_checkpoint(run / "seed0" / f"checkpoint_{name}.pth.tar")
     assert content["step"] == 2 and content["args"].name_to_save == name
-    assert content["state_dict"]["module.linear.weight"].shape == (classes, 2048)
+    assert content["state_dict"]["module.linear.weight"].shape == shape
     for path in sorted(run.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     run.rmdir()
 
 
+# Each once with the network of its size, and once with a small one.
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
-    ("name", "words", "classes"),
-    [("usl-t_0.3p_imagenet100", IMAGENET100, 100), ("usl-t_0.2p_imagenet", IMAGENET, 4)],
+    ("name", "words", "classes", "processes", "small"),
+    [
+        ("test_usl-t_0.3p_imagenet100", IMAGENET100, 100, 1, False),
+        ("test_usl-t_0.3p_imagenet100_2", IMAGENET100, 100, 2, True),
+        ("test_usl-t_0.2p_imagenet", IMAGENET, 4, 2, False),
+        ("test_usl-t_0.2p_imagenet_1", IMAGENET, 4, 1, True),
+    ],
 )
-def test_the_command(photographs, name, words, classes, processes):
-    name = f"test_{name}_{processes}"
-    argv = shlex.split(words.format(name=name, **photographs))
+def test_the_command(photographs, simclr_folder, name, words, classes, processes, small):
+    given = photographs | ({"weights": simclr_folder / "r14_0.125x_sk0.pth"} if small else {})
+    argv = shlex.split(words.format(name=name, **given))
     done = run_script(SIMCLRV2, *argv) if processes == 1 else torchrun(2, SIMCLRV2, *argv)
     assert done.returncode == 0, done.stderr[-2000:]
-    check(name, done.stdout, photographs, classes)
+    check(name, done.stdout, photographs, (classes, 256 if small else 2048))
 
 
 def free_port():
