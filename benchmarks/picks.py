@@ -54,7 +54,7 @@ def compare(dataset: str, name: str, seeds: list[int], options: dict[str, object
 
 
 def main() -> None:
-    """Print what training costs, and three tables."""
+    """Print what training costs, and four tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("dataset", choices=["digits", "fashion-mnist"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[301, 302, 303])

@@ -238,7 +238,7 @@ class TrainingState:
         self.step = int(content.get("step", schedule.get("last_epoch", epochs * per_epoch)))
         self.rows = content.get("metrics", [])
         tested = [row.get("accuracy", 0.0) for row in self.rows]
-        self.best = max([float(content.get(name, 0.0)) for name in BEST] + tested)
+        self.best = max([float(content.get(name) or 0.0) for name in BEST] + tested)
         self.began = int(content.get("began", 0 if self.rows else self.step))
         self.tested_at = int(content.get("tested_at", 0))
         self.sums = {k: v.to(self.device) for k, v in content.get("sums", {}).items()}
