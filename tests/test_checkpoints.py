@@ -65,15 +65,15 @@ def test_old_pickles_inside_checkpoints(tmp_path):
 
 def test_checkpoints_cannot_run_code(tmp_path, capsys):
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "c.pth")
-    with pytest.raises(InputError, match="holds print, .* set `trust` True"):
+    with pytest.raises(InputError, match="holds exec, .* set `trust` True"):
         read_checkpoint(tmp_path / "c.pth", trust=False)
     # Where there is no such option, none is offered.
     for read in (read_checkpoint, read_tensor):
-        with pytest.raises(InputError, match="holds print, .* code; give one of tensors only"):
+        with pytest.raises(InputError, match="holds exec, .* code; give one of tensors only"):
             read(tmp_path / "c.pth")
     assert capsys.readouterr().out == ""
     torch.save({"evil": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match="old.pth holds print"):
+    with pytest.raises(InputError, match="old.pth holds exec"):
         read_checkpoint(tmp_path / "old.pth")
     read_checkpoint(tmp_path / "c.pth", trust=True)
     assert capsys.readouterr().out == "executed\n"

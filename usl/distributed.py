@@ -89,8 +89,7 @@ def launch(command: Sequence[str], *, address: str, nodes: int, node: int, per_n
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if not 0 <= node < nodes:
-        raise InputError(f"`node` is {node} of `nodes` {nodes}; choose 0 to {nodes - 1}")
+    check_node(node, nodes)
     found = re.fullmatch(r"tcp://([^:/]+):(\d+)/?", address)
     if found is None or not 0 < int(found[2]) < 1 << 16:
         raise InputError(f"`address` is {address!r}; give one such as tcp://localhost:10001")
@@ -118,6 +117,14 @@ def launch(command: Sequence[str], *, address: str, nodes: int, node: int, per_n
         if "EADDRINUSE" not in str(error):
             raise
         raise InputError(f"port {found[2]} of `address` is in use; choose another") from None
+
+
+def check_node(node: int, nodes: int) -> None:
+    """Raise InputError unless there can be so many machines, and this one among them."""
+    if nodes < 1:
+        raise InputError(f"`nodes` is {nodes}; choose at least 1")
+    if not 0 <= node < nodes:
+        raise InputError(f"`node` is {node} of `nodes` {nodes}; choose 0 to {nodes - 1}")
 
 
 def launched() -> bool:

@@ -98,7 +98,7 @@ def test_cifar_files_cannot_run_code(tmp_path, capsys):
     make_cifar(tmp_path)
     path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     for content, message in [
-        (pickle.dumps({"data": Evil()}), r"it holds \S*print"),
+        (pickle.dumps({"data": Evil()}), "it holds builtins.exec"),
         (b"", "cannot read"),
         (pickle.dumps([1]), "is not a CIFAR file"),
         (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [1, 2]}), "sizes do not fit"),

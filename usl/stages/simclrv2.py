@@ -13,7 +13,7 @@ from usl.cli import Call, choose_device
 from usl.config.flags import Flag
 from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
-from usl.distributed import launch, launched
+from usl.distributed import check_node, launch, launched
 from usl.encoders.registry import SIMCLRV2, SMALL, pretrained_simclrv2
 from usl.encoders.simclrv2 import size_of
 from usl.errors import InputError
@@ -113,11 +113,7 @@ def spread(cfg: CfgNode, call: Call) -> bool:
     dist = cfg.DIST
     spawned = dist.SPAWN and choose_device(cfg.DEVICE).type == "cuda"
     per_node = torch.cuda.device_count() if spawned else 1
-    if dist.NODES < 1:
-        raise InputError(f"DIST.NODES is {dist.NODES}; choose at least 1")
-    if not 0 <= dist.NODE < dist.NODES:
-        known = f"0 to {dist.NODES - 1}"
-        raise InputError(f"DIST.NODE is {dist.NODE} of DIST.NODES {dist.NODES}; choose {known}")
+    check_node(dist.NODE, dist.NODES)
     if launched() or dist.NODES * per_node == 1:
         return False
     launch(call.words, address=dist.URL, nodes=dist.NODES, node=dist.NODE, per_node=per_node)
