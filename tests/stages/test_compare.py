@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from usl.metrics import weighted_knn
 from usl.ranking import rank_table
 from usl.selectors.registry import SELECTORS, timed
 from usl.stages import cells
+from usl.stages.compare import open_benches
+from usl.stages.table import settings_of
 
 TRAINED = ("COMPARE.TRAIN.FIXMATCH", "digits_usl_fixmatch.yaml")
 DIGITS = ("--cfg", "configs/digits_compare.yaml", "--opts", "MODEL.ARCH", "pixels")
@@ -254,6 +257,20 @@ def test_pools_that_cannot_be_told_apart_or_opened(tmp_path, pools, script):
         )
         script(COMPARE, *study([str(again)], folder))
     assert not folder.exists()
+
+
+def test_trainings_are_the_same_where_the_repository_has_moved(tmp_path):
+    for name in ("selective_labeling", "semisup-fixmatch-cifar", "configs"):
+        left = shutil.ignore_patterns("saved", "data", "__pycache__", "released")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=left)
+    found = []
+    for root in (ROOT, tmp_path):
+        cfg = settings_of(str(root / COMPARE), "digits_compare.yaml")
+        cfg.defrost()
+        cfg.MODEL.ARCH, cfg.COMPARE.TRAIN.FIXMATCH = "pixels", TRAINED[1]
+        (bench,) = open_benches(cfg, str(root / COMPARE), settings_of)
+        found.append(bench.trainings["FixMatch"].settings)
+    assert found[0] == found[1] and "/semisup-fixmatch-cifar/saved" in found[0]
 
 
 @pytest.mark.slow

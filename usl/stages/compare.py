@@ -77,7 +77,7 @@ class Training:
         Of its settings, which has the list.
     script, config : Path
     settings : str
-        What its YAML comes to.
+        What its YAML comes to, without the path of the repository.
     """
 
     section: str
@@ -239,7 +239,8 @@ def _training(cfg: CfgNode, section: str, script: Path, read: Read) -> Training:
                     f"{key} has {value}, which is not compared; choose some of "
                     f"{', '.join(map(str, known))}"
                 )
-    return Training(section, script, config, dump(settings))
+    # Where the repository lies is no setting: trainings go on when it has moved.
+    return Training(section, script, config, dump(settings).replace(str(script.parents[1]), ""))
 
 
 def _listed(
