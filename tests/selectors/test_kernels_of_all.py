@@ -9,11 +9,13 @@ from skactiveml.utils import MISSING_LABEL
 
 from usl import InputError
 from usl.geometry import pairs as pairs_module
+from usl.geometry.kmeans import kmeans
 from usl.geometry.pairs import Gaussian, Pairs
-from usl.geometry.points import Points
+from usl.geometry.points import Points, squared_distances
 from usl.selectors.maxherding import herding_picks
 from usl.selectors.probcover import cover_picks, pure_radius
 from usl.selectors.rdss import rdss_picks
+from usl.selectors.registry import SELECTORS, Context
 
 KINDS = ["sphere", "grid", "duplicates", "constant", "outlier"]
 
@@ -131,6 +133,31 @@ def test_the_radius_at_which_most_balls_are_pure(kind, monkeypatch):
     assert pure_radius(x, labels) == pytest.approx(np.sort(other[::2])[2])
     monkeypatch.undo()
     assert pure_radius(x, torch.zeros(100, dtype=torch.int64)) == float("inf")
+
+
+def test_the_radius_is_that_of_as_many_clusters_as_classes_whatever_the_budget():
+    x = features("sphere", 300, 5)
+    context = Context(Points(x), classes=4)
+    labels = kmeans(x, 4, seed=7, nonempty=4, quiet=True).labels
+    expected = cover_picks(x, 30, pure_radius(x, labels)).tolist()
+    for budget in (1, 4, 30):
+        assert SELECTORS["probcover"](context, budget, seed=7).tolist() == expected[:budget]
+    other = SELECTORS["probcover"](Context(Points(x), classes=40), 30, seed=7)
+    assert other.tolist() != expected
+
+
+def test_distances_of_copies_are_computed_once(monkeypatch):
+    """What all images being equal leaves in doubt, which is every pair, is one distance."""
+    computed = []
+
+    def counted(a, b):
+        computed.append(len(a))
+        return squared_distances(a, b)
+
+    monkeypatch.setattr(pairs_module, "squared_distances", counted)
+    x = np.repeat(features("sphere", 1, 5), 500, axis=0)
+    assert cover_picks(x, 3, pure_radius(x, torch.arange(500) % 2)).tolist() == [0, 1, 2]
+    assert sum(computed) < 100
 
 
 def test_means_of_a_kernel(monkeypatch):

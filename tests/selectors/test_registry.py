@@ -6,11 +6,18 @@ import torch
 from helpers import features
 
 from usl import InputError
-from usl.geometry import assignment
+from usl.geometry import assignment, pairs, points
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points
+from usl.selectors import maxherding, probcover
 from usl.selectors.registry import SELECTORS, Context
 
+# How much is computed at once.
+BLOCKS = [
+    (assignment, "ASSIGN_ELEMENTS", 64), (assignment, "TERMS", 1000), (pairs, "SIDE", 7),
+    (pairs, "SCRATCH", 12), (points, "SCRATCH", 12), (maxherding, "SIDE", 16),
+    (maxherding, "BATCH", 3), (probcover, "SIDE", 9),
+]  # fmt: skip
 # Its 300 steps take a second.
 SLOW = ("activeft",)
 pytestmark = pytest.mark.parametrize(
@@ -20,9 +27,9 @@ pytestmark = pytest.mark.parametrize(
 
 
 def context(x, *, labels=True):
-    points = Points(x)
+    given = Points(x)
     known = torch.arange(len(x)) % 3 if labels else None
-    return Context(points, find_neighbors(points, min(5, len(x))).density, labels=known)
+    return Context(given, find_neighbors(given, min(5, len(x))).density, labels=known)
 
 
 @pytest.mark.parametrize("kind", ["sphere", "duplicates", "constant"])
@@ -33,17 +40,29 @@ def test_exactly_the_budget_of_distinct_picks(name, kind, budget):
     assert len(set(picks.tolist())) == budget and picks.min() >= 0 and picks.max() < 60
 
 
-def test_the_same_seed_gives_the_same_picks_whatever_the_threads_and_blocks(name, monkeypatch):
-    x = features("sphere", 80, 4)
-    first = SELECTORS[name](context(x), 9, seed=1)
+def test_the_same_seed_gives_the_same_picks_whatever_the_threads(name):
+    # More values than torch keeps to one thread.
+    x = features("sphere", 3000, 32)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if threads > 1 else 2)
-    monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", 64)
-    monkeypatch.setattr(assignment, "TERMS", 1000)
-    assert torch.equal(SELECTORS[name](context(x), 9, seed=1), first)
+    found = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(SELECTORS[name](context(x), 9, seed=1))
     torch.set_num_threads(threads)
-    other = SELECTORS[name](context(x), 9, seed=2)
-    assert torch.equal(other, first) is not SELECTORS[name].seeded
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("kind", ["sphere", "duplicates"])
+def test_the_same_seed_gives_the_same_picks_whatever_the_blocks(name, kind, monkeypatch):
+    x = features(kind, 80, 4)
+    first = SELECTORS[name](context(x), 9, seed=1)
+    for module, constant, size in BLOCKS:
+        monkeypatch.setattr(module, constant, size)
+    assert torch.equal(SELECTORS[name](context(x), 9, seed=1), first)
+    monkeypatch.undo()
+    if kind == "sphere":
+        other = SELECTORS[name](context(x), 9, seed=2)
+        assert torch.equal(other, first) is not SELECTORS[name].seeded
 
 
 def test_the_largest_seed(name):

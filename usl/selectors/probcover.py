@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from usl.errors import InputError
 from usl.geometry.pairs import SIDE, Pairs, cover_step
-from usl.geometry.points import Points, as_points, blocks, check_budget, squared_distances
+from usl.geometry.points import Points, as_points, blocks, check_budget
 
 # Share of the balls that must hold images of one pseudo-label only.
 PURE = 0.95
@@ -35,28 +36,33 @@ def pure_radius(features: Any, labels: Tensor) -> float:
     points = as_points(features)
     if len(torch.unique(labels)) == 1:
         return float("inf")
-    pairs, labels = Pairs(points), labels.to(points.device)
+    pairs, labels = Pairs(points, torch.float32), labels.to(points.device)
 
-    def others(rows: Tensor | slice, columns: Tensor | slice, squared: Tensor) -> Tensor:
-        """Squared distances, infinite where both images have one label."""
-        return squared.masked_fill_(labels[rows][:, None] == labels[columns], torch.inf)
+    def others(rows: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Blocks of rows and of all images: squared distances, infinite within a label."""
+        for start, stop in blocks(len(rows), SIDE):
+            some = rows[start:stop]
+            for first, last in blocks(len(points), SIDE):
+                squared = pairs.squared(some, slice(first, last))
+                squared.masked_fill_(labels[some][:, None] == labels[first:last], torch.inf)
+                yield slice(start, stop), slice(first, last), squared
 
     centres = torch.arange(0, len(points), cover_step(len(points)), device=points.device)
     reach = torch.full((len(centres),), torch.inf, dtype=torch.float64, device=points.device)
-    for start, stop in blocks(len(centres), SIDE):
-        for first, last in blocks(len(points), SIDE):
-            rows, columns = centres[start:stop], slice(first, last)
-            found = others(rows, columns, pairs.squared(rows, columns))
-            reach[start:stop] = torch.minimum(reach[start:stop], found.amin(dim=1))
+    for rows, _, squared in others(centres):
+        reach[rows] = torch.minimum(reach[rows], squared.amin(dim=1))
     rank = int((1 - PURE) * len(centres))
     wanted = reach.sort().values[rank]
     # Exact where it matters, so that it does not depend on how products are made.
-    for ball in ((reach - wanted).abs() <= 2 * pairs.error).nonzero():
-        row = centres[ball]
-        found = others(row, slice(None), pairs.squared(row, slice(None)))[0]
-        near = (found <= reach[ball] + 2 * pairs.error).cpu()
-        exact = squared_distances(points.host[near], points.host[int(row)])
-        reach[ball] = exact.min().to(reach.device)
+    doubtful = ((reach - wanted).abs() <= 2 * pairs.error).nonzero()[:, 0]
+    exact = torch.full((len(doubtful),), torch.inf, dtype=torch.float64)
+    for rows, columns, squared in others(centres[doubtful]):
+        near = squared <= reach[doubtful[rows], None] + 2 * pairs.error
+        row, column = (places.cpu() for places in near.nonzero(as_tuple=True))
+        row += rows.start
+        images = centres[doubtful].cpu()[row]
+        exact.scatter_reduce_(0, row, pairs.exact_pairs(images, column + columns.start), "amin")
+    reach[doubtful] = exact.to(reach.device)
     return float(reach.sort().values[rank])
 
 
@@ -77,7 +83,7 @@ def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
     -------
     Tensor (B,), int64
         In the order of choosing; equal counts go to the lowest index. Once every image is covered,
-        all but the picks are to be covered anew.
+        all are to be covered anew.
 
     Raises
     ------
@@ -114,17 +120,16 @@ class _Balls:
     """Which images lie within a radius of each other, decided exactly."""
 
     def __init__(self, points: Points, radius: float) -> None:
-        self.points, self.radius, self.pairs = points, radius, Pairs(points)
+        self.points, self.radius, self.pairs = points, radius, Pairs(points, torch.float32)
 
     def within(self, images: Tensor) -> Tensor:
         """Which of all images are nearer than the radius to each of some, (n, N), bool."""
         squared = self.pairs.squared(images.to(self.points.device), slice(None))
         near = squared < self.radius - self.pairs.error
         doubtful = (squared < self.radius + self.pairs.error) ^ near
-        for row, column in doubtful.nonzero().tolist():
-            pair = self.points.host[images[row]], self.points.host[column]
-            near[row, column] = float(squared_distances(*pair)) < self.radius
-        return near.cpu()
+        near, (rows, columns) = near.cpu(), doubtful.cpu().nonzero(as_tuple=True)
+        near[rows, columns] = self.pairs.exact_pairs(images[rows], columns) < self.radius
+        return near
 
     def counts(self, images: Tensor) -> Tensor:
         """How many of some images each of all is nearer to than the radius, (N,), int64."""

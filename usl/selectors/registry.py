@@ -75,6 +75,8 @@ class Context:
         Limit of k-means.
     labels : Tensor (N,), int64, optional
         Given to selectors marked ``uses_labels`` only.
+    classes : int
+        How many there are thought to be; of ProbCover, whose radius is found by as many clusters.
     shared : Shared
     """
 
@@ -84,6 +86,7 @@ class Context:
     regularizer: Regularizer = field(default_factory=Regularizer)
     iterations: int = 200
     labels: Tensor | None = None
+    classes: int = 10
     shared: Shared = field(default_factory=Shared)
 
     def clusters(self, budget: int, seed: int) -> Clusters:
@@ -261,9 +264,8 @@ def _typiclust(context: Context, budget: int, *, seed: int) -> Tensor:
 
 
 def _probcover(context: Context, budget: int, *, seed: int) -> Tensor:
-    # The paper's pseudo-labels are k-means clusters, as many as there are classes, which nobody
-    # knows here.
-    radius = pure_radius(context.points, context.clusters(budget, seed).labels)
+    pseudo_classes = min(context.classes, len(context.points))
+    radius = pure_radius(context.points, context.clusters(pseudo_classes, seed).labels)
     return cover_picks(context.points, budget, radius)
 
 
@@ -319,7 +321,7 @@ SELECTORS: dict[str, Selector] = {
     "kmeans-best": Selector("best k-means centres", _best_centres),
     "densest": Selector("densest per cluster", _densest),
     "typiclust": Selector("TypiClust", _typiclust),
-    "probcover": Selector("ProbCover", _probcover),
+    "probcover": Selector("ProbCover", _probcover, version=2),
     "maxherding": Selector("MaxHerding", _maxherding, seeded=False),
     "k-medoids": Selector("k-medoids", _medoids),
     "rdss": Selector("RDSS", _rdss, seeded=False),

@@ -172,7 +172,8 @@ class Embedded:
         found = np.array(dense)
         shared = Shared({"density": torch.from_numpy(found)}, {"density": float(seconds[0])})
         labels = torch.from_numpy(self._labels())
-        context = Context(points, None, cluster, regularizer, iterations, labels, shared)
+        classes = len(self.bench.train.classes)
+        context = Context(points, None, cluster, regularizer, iterations, labels, classes, shared)
         settings = {"iterations": iterations, "regularizer": vars(regularizer)}
         return context, {"density": fingerprint(found), **settings}
 
