@@ -43,6 +43,8 @@ def main(cfg: CfgNode, call: Call) -> None:
         trainings += cells.train_on_picks(part, bench)
         if trainings:
             run.save_text("trainings.csv", pd.concat(trainings).to_csv(index=False))
+        else:
+            run.remove("trainings.csv")
 
     # 4. Which selector leads, over all data sets and budgets?
     found = pd.concat(results)

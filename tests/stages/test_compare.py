@@ -187,6 +187,8 @@ def test_several_pools(tmp_path, pools, script, capsys):
         (("COMPARE.LISTS", "[x.csv]"), "COMPARE.LISTS is for each of COMPARE.POOLS to say, in its"),
         (("COMPARE.TRAIN.SEEDS", "[1, 3]", *TRAINED, "COMPARE.TRAIN.BUDGETS", "[5]"),
          "COMPARE.TRAIN.SEEDS has 3, which is not compared; choose some of 1, 2"),
+        (("COMPARE.TRAIN.SELECTORS", "[rds]"),
+         "unknown COMPARE.TRAIN.SELECTORS 'rds'; choose some of random, stratified"),
         (("COMPARE.TRAIN.SELECTORS", "[rdss]", *TRAINED, "COMPARE.TRAIN.BUDGETS", "[5]"),
          "COMPARE.TRAIN.SELECTORS has rdss, which is not compared; choose some of random, usl"),
         (TRAINED, "COMPARE.TRAIN.BUDGETS has 40, which is not compared; choose some of 5"),
@@ -259,18 +261,31 @@ def test_pools_that_cannot_be_told_apart_or_opened(tmp_path, pools, script):
     assert not folder.exists()
 
 
-def test_trainings_are_the_same_where_the_repository_has_moved(tmp_path):
+def test_trainings_are_known_by_their_inputs_wherever_the_repository_lies(tmp_path):
     for name in ("selective_labeling", "semisup-fixmatch-cifar", "configs"):
         left = shutil.ignore_patterns("saved", "data", "__pycache__", "released")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=left)
-    found = []
-    for root in (ROOT, tmp_path):
+    encoder = tmp_path / "encoder.pth"
+    config = tmp_path / "trained.yaml"
+    config.write_text(
+        f"BASE: {ROOT}/semisup-fixmatch-cifar/configs/{TRAINED[1]}\n"
+        f"MODEL:\n  PRETRAIN_PATH: {encoder}\n"
+    )
+
+    def settings(root):
         cfg = settings_of(str(root / COMPARE), "digits_compare.yaml")
         cfg.defrost()
-        cfg.MODEL.ARCH, cfg.COMPARE.TRAIN.FIXMATCH = "pixels", TRAINED[1]
+        cfg.MODEL.ARCH, cfg.COMPARE.TRAIN.FIXMATCH = "pixels", str(config)
         (bench,) = open_benches(cfg, str(root / COMPARE), settings_of)
-        found.append(bench.trainings["FixMatch"].settings)
-    assert found[0] == found[1] and "/semisup-fixmatch-cifar/saved" in found[0]
+        return bench.trainings["FixMatch"].settings
+
+    with pytest.raises(InputError, match="there is no file .MODEL.PRETRAIN_PATH.; put encoder.pth"):
+        settings(ROOT)
+    encoder.write_bytes(b"weights")
+    known = settings(ROOT)
+    assert settings(tmp_path) == known
+    encoder.write_bytes(b"others")
+    assert settings(ROOT) != known
 
 
 @pytest.mark.slow
@@ -301,6 +316,8 @@ def test_training_on_the_picks(tmp_path, script, capsys):
     assert own["list"].endswith("run/lists/10/digits_k-means-centres_seed2.csv")
     assert "digits: accuracy of FixMatch, %" in capsys.readouterr().out
     assert "digits: accuracy of FixMatch" in (tmp_path / "run" / "report.html").read_text()
+    script(COMPARE, *options, "COMPARE.TRAIN.BUDGETS", "[]")
+    assert not (tmp_path / "run" / "trainings.csv").exists()
     config.write_text(config.read_text().replace("STEPS: 2", "STEPS: 0"))
     with pytest.raises(
         InputError, match="FixMatch failed, as it says above: python .*train.py --c"

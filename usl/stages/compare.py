@@ -5,6 +5,7 @@ What is done for each selection is in :mod:`usl.stages.cells`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from usl.config.parse import CfgNode, dump, leaves
+from usl.config.parse import CfgNode, leaves
 from usl.config.paths import find_config, find_input, get
 from usl.data.datasets import AnyDataset
 from usl.encoders.registry import Encoder
 from usl.errors import InputError
 from usl.lists.read import read_labelled
 from usl.lists.write import selector_of
-from usl.selectors.registry import selectors_named
+from usl.selectors.registry import SELECTORS, selectors_named
 from usl.stages.inputs import (
     add_image_files,
     check_seeds,
@@ -28,6 +29,7 @@ from usl.stages.inputs import (
     encoder_of,
     open_images,
 )
+from usl.stages.training import training_settings
 from usl.stages.usl import add_usl, check_settings
 
 # What trains on picks: its section of settings, what it is called, and the script.
@@ -77,7 +79,7 @@ class Training:
         Of its settings, which has the list.
     script, config : Path
     settings : str
-        What its YAML comes to, without the path of the repository.
+        All that changes the weights, but for lists and seeds; inputs by their content.
     """
 
     section: str
@@ -176,6 +178,11 @@ def _check(cfg: CfgNode) -> None:
     for key in ("COMPARE.BUDGETS", "COMPARE.TRAIN.BUDGETS", "COMPARE.TRAIN.SELECTORS"):
         if len(set(values := get(cfg, key))) < len(values):
             raise InputError(f"{key} is {values}; give each once")
+    for name in cfg.COMPARE.TRAIN.SELECTORS:
+        if name not in SELECTORS:
+            raise InputError(
+                f"unknown COMPARE.TRAIN.SELECTORS {name!r}; choose some of {', '.join(SELECTORS)}"
+            )
 
 
 def _settings_of(pool: CfgNode, cfg: CfgNode, name: str) -> CfgNode:
@@ -207,7 +214,7 @@ def _open(cfg: CfgNode, script: str, read: Read, name: str = "") -> Bench:
     for section, (title, other) in TRAININGS.items():
         if cfg.COMPARE.TRAIN[section] and cfg.COMPARE.TRAIN.BUDGETS:
             trainings[title] = _training(
-                cfg, section, Path(script).resolve().parents[1] / other, read
+                cfg, section, Path(script).resolve().parents[1] / other, read, train
             )
     return Bench(
         name or train.name,
@@ -220,7 +227,7 @@ def _open(cfg: CfgNode, script: str, read: Read, name: str = "") -> Bench:
     )
 
 
-def _training(cfg: CfgNode, section: str, script: Path, read: Read) -> Training:
+def _training(cfg: CfgNode, section: str, script: Path, read: Read, train: AnyDataset) -> Training:
     """A training that the settings name; it and what it is on must fit what is compared."""
     config = find_config(cfg.COMPARE.TRAIN[section], script.parent)
     settings = read(str(script), str(config))
@@ -239,8 +246,11 @@ def _training(cfg: CfgNode, section: str, script: Path, read: Read) -> Training:
                     f"{key} has {value}, which is not compared; choose some of "
                     f"{', '.join(map(str, known))}"
                 )
-    # Where the repository lies is no setting: trainings go on when it has moved.
-    return Training(section, script, config, dump(settings).replace(str(script.parents[1]), ""))
+    known = training_settings(settings, train)
+    # These are what is compared.
+    for key in ("LABELED_INDICES_PATH", "SEEDS"):
+        known[section].pop(key)
+    return Training(section, script, config, json.dumps(known))
 
 
 def _listed(
