@@ -92,7 +92,10 @@ def test_labels_steer_only_those_that_say_so(name):
         assert torch.equal(selector(without, 9, seed=1), selector(one, 9, seed=1))
 
 
-def test_a_budget_out_of_range(name):
+def test_a_budget_or_seed_out_of_range(name):
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match=f"`seed` is {seed}; choose 0 to 4294967295"):
+            SELECTORS[name](context(features("sphere", 60, 4)), 5, seed=seed)
     for budget in (0, 61):
         with pytest.raises(InputError, match=f"a budget of {budget} picks from 60 images"):
             SELECTORS[name](context(features("sphere", 60, 4)), budget, seed=0)

@@ -29,6 +29,15 @@ def test_every_selector_by_name(name):
     assert torch.equal(found.scores, found.density)
 
 
+def test_fewer_images_than_the_papers_neighbours():
+    x = features("sphere", 60, 4)
+    for name in ("usl", "rdss"):
+        one, two = usl.select(x, 5, selector=name), usl.select(x, 5, k=60, selector=name)
+        assert torch.equal(one.density, two.density) and torch.equal(one.picks, two.picks)
+    x = features("sphere", 500, 4)
+    assert torch.equal(usl.select(x, 5).density, usl.select(x, 5, k=400).density)
+
+
 def test_of_copies_every_pick_stands_for_itself():
     x = np.repeat(features("sphere", 3, 4), 3, axis=0)
     clusters, picks = chosen_by(SELECTORS["k-centre"], Context(Points(x)), 9, seed=0)

@@ -183,6 +183,14 @@ def test_another_selector(pets, tmp_path, script, capsys):
             ("SELECTOR", "rdss", "USL.LABELED_INDICES_PATH", "a.npy"),
             "SELECTOR rdss does not go on from USL.LABELED_INDICES_PATH; only usl does",
         ),
+        (
+            ("SELECTOR", "tightest", "USL.K_MEANS", "hierarchical"),
+            "SELECTOR tightest has no USL.K_MEANS hierarchical; only usl has",
+        ),
+        (
+            ("SELECTOR", "rdss", "MEMORY_GB", 1),
+            "SELECTOR rdss does not keep to MEMORY_GB; only usl does",
+        ),
     ],
 )
 def test_selectors_that_cannot_choose_here(pets, tmp_path, script, more, message):

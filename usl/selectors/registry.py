@@ -163,9 +163,11 @@ class Selector:
         Raises
         ------
         InputError
-            The budget is out of range, or there are no labels for a rule that uses them.
+            Budget or seed are out of range, or there are no labels for a rule that uses them.
         """
         check_budget(budget, len(context.points))
+        if not 0 <= seed < 2**32:
+            raise InputError(f"`seed` is {seed}; choose 0 to {2**32 - 1}")
         if self.uses_labels and context.labels is None:
             raise InputError(f"selector {self.title} needs the labels of the whole pool; give them")
         seen = context if self.uses_labels else replace(context, labels=None)

@@ -45,7 +45,7 @@ def select(
     budget: int,
     *,
     seed: int = 0,
-    k: int = 400,
+    k: int | None = None,
     iterations: int = 200,
     clusters: int | None = None,
     regularizer: Regularizer | None = None,
@@ -64,8 +64,9 @@ def select(
         B, number of picks, from 1 to N.
     seed : int
         Of the first k-means centroids.
-    k : int
-        Neighbours that make the density, the image itself included; at most N.
+    k : int, optional
+        Neighbours that make the density, the image itself included; at most N. Default 400, the
+        paper's for CIFAR-10, or all of fewer images.
     iterations : int
         Limit of k-means.
     clusters : int, optional
@@ -105,7 +106,8 @@ def select(
             f"`clusters` is {wanted}; choose at least {budget + len(known)}, the budget and the "
             "labelled images"
         )
-    density = find_neighbors(points, k, backend=backend).density
+    near = min(400, len(points)) if k is None else k
+    density = find_neighbors(points, near, backend=backend).density
     reg = regularizer or Regularizer()
     if selector != "usl":
         (chosen,) = selectors_named([selector])

@@ -174,10 +174,16 @@ def check_selector(cfg: CfgNode) -> None:
         raise InputError(
             f"SELECTOR {name} needs the labels of all images, which are to be saved; choose another"
         )
-    if name != "usl" and cfg.USL.LABELED_INDICES_PATH:
+    if name == "usl":
+        return
+    if cfg.USL.LABELED_INDICES_PATH:
         raise InputError(
             f"SELECTOR {name} does not go on from USL.LABELED_INDICES_PATH; only usl does"
         )
+    if cfg.USL.K_MEANS != "lloyd":
+        raise InputError(f"SELECTOR {name} has no USL.K_MEANS {cfg.USL.K_MEANS}; only usl has")
+    if cfg.MEMORY_GB:
+        raise InputError(f"SELECTOR {name} does not keep to MEMORY_GB; only usl does")
 
 
 def regularizer_of(reg: CfgNode) -> Regularizer:
@@ -290,6 +296,7 @@ def choose(
         For the report.
     """
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
+    rule = cfg.get("SELECTOR", "usl")
     labelled = labelled_in(pool, known)
     check_labelled(labelled, budget, len(pool.features))
     features = pool.features
@@ -305,7 +312,8 @@ def choose(
         "density from the %d nearest of %d images; regulariser of weight %g over %s",
         k, len(features), regularizer.weight, _within(regularizer, budget),
     )  # fmt: skip
-    log.info("neighbours, clusters and picks on %s", engine)
+    steps = "neighbours, clusters and picks" if rule == "usl" else "neighbours"
+    log.info("%s on %s", steps, engine)
     run.note(engine=str(engine))
     density = selection.neighbors(run, features, points, k=k, backend=cfg.KNN.BACKEND)
     results: list[Result] = []
@@ -320,20 +328,20 @@ def choose(
             )  # fmt: skip
 
         # 3. From each, a dense image far from the other picks; or what another rule chooses.
-        if cfg.get("SELECTOR", "usl") == "usl":
+        if rule == "usl":
             grouped = cluster(budget, seed)
             chosen, source = selection.picks(
                 run, features, points, density, grouped,
                 budget=budget, seed=seed, regularizer=regularizer, labelled=labelled,
             )  # fmt: skip
         else:
-            (selector,) = selectors_named([cfg.SELECTOR])
+            (selector,) = selectors_named([rule])
             iterations = cfg.USL.K_MEANS_NITERS
             context = Context(points, density.density, cluster, regularizer, iterations)
             with run.timed("picks"):
                 grouped, chosen = chosen_by(selector, context, budget, seed=seed)
             source = {
-                "features": features.fingerprint, "selector": cfg.SELECTOR, "seed": seed,
+                "features": features.fingerprint, "selector": rule, "seed": seed,
                 "regularizer": vars(regularizer), "iterations": iterations,
             }  # fmt: skip
         indices = chosen.indices.numpy()
