@@ -8,6 +8,7 @@ from commands import IMAGES, own_images
 from helpers import KINDS, make_folder, printed_alone, run_script
 from PIL import Image
 
+import usl
 from usl import InputError
 from usl.stages.selection import neighbors_for
 
@@ -75,6 +76,17 @@ def test_a_messy_folder(photos, tmp_path, script, capsys):
     assert "density from the 10 nearest of 20 images" in log
     report = (run / "report.html").read_text()
     assert "<script>alert" not in report
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_another_rule_chooses_photos(photos, tmp_path, script, capsys):
+    run = tmp_path / "run"
+    script(IMAGES, *own_images(photos, run, "SELECTOR", "maxherding"))
+    features = np.load(run / "memory_feats_list.npy")
+    readable = np.flatnonzero(np.isfinite(features).all(axis=1))
+    assert len(readable) == len(features) - 4
+    chosen = usl.select(features[readable], 8, selector="maxherding").picks
+    assert printed_alone(capsys.readouterr().out) == readable[chosen].tolist()
 
 
 @pytest.mark.usefixtures("no_pictures")
