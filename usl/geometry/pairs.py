@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry.points import (
     SCRATCH,
@@ -66,11 +68,10 @@ class Pairs:
 
     def upper(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Blocks of rows, of columns that do not come before them, and their distances."""
-        for start, stop in blocks(len(self.rows), SIDE):
-            for first, last in blocks(len(self.rows), SIDE):
-                if first >= start:
-                    rows, columns = slice(start, stop), slice(first, last)
-                    yield rows, columns, self.squared(rows, columns)
+        parts = [slice(start, stop) for start, stop in blocks(len(self.rows), SIDE)]
+        both = list(combinations_with_replacement(parts, 2))
+        for rows, columns in tqdm(both, desc="pairs", delay=2, leave=False, disable=None):
+            yield rows, columns, self.squared(rows, columns)
 
     def exact(self, target: Tensor, step: int = 1) -> Tensor:
         """Exact squared distances of every ``step``-th image to one point (D,), float64, CPU."""

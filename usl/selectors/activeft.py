@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry.assignment import Assigner
 from usl.geometry.kmeans import member_sums
@@ -60,7 +61,7 @@ def trained_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     assign = Assigner(points)
     every = torch.ones(budget, dtype=torch.bool)
     optimizer = torch.optim.Adam([theta], lr=RATE)
-    for _ in range(ITERATIONS):
+    for _ in tqdm(range(ITERATIONS), desc="steps", delay=2, leave=False, disable=None):
         labels = assign(theta.to(points.device), every.to(points.device), every.to(points.device))
         near = member_sums(points, labels, every.to(points.device)).cpu() / len(points)
         theta.grad = (_spread(theta) - near) / TEMPERATURE

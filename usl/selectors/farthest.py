@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry.kmeans import member_sums
 from usl.geometry.points import Points, as_points, check_budget, distances_to, fold_sum
@@ -41,7 +42,7 @@ def farthest_picks(features: Any, budget: int) -> Tensor:
     together = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     total = member_sums(points, together, together[:1] == 0).cpu()
     nearest = _Nearest(points, int(distances_to(points.host, total[0] / len(points)).argmin()))
-    for _ in range(budget - 1):
+    for _ in tqdm(range(budget - 1), desc="picks", delay=2, leave=False, disable=None):
         nearest.take(int(nearest.distances.argmax()))
     return torch.tensor(nearest.picks)
 
@@ -115,7 +116,7 @@ def _drawn(
     check_budget(budget, len(points))
     random = np.random.RandomState(seed)
     nearest = _Nearest(points, int(random.randint(len(points))), away)
-    for _ in range(budget - 1):
+    for _ in tqdm(range(budget - 1), desc="picks", delay=2, leave=False, disable=None):
         drawn = nearest.draw(random, tries)
         left = [nearest.after(image) for image in drawn]
         sums = [float(fold_sum(distances.clamp_min(0))) for distances in left]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry.pairs import SIDE, Gaussian, Pairs, Settled, cover_step
 from usl.geometry.points import Points, as_points, blocks, check_budget, fold_sum
@@ -55,7 +56,7 @@ def herding_picks(features: Any, budget: int, *, squared_width: float | None = N
     # Gains, or what they were at most.
     gains = coverage_gains(kernel, torch.arange(len(points)), references, covered)
     picks: list[int] = []
-    for number in range(budget):
+    for number in tqdm(range(budget), desc="picks", delay=2, leave=False, disable=None):
         fresh = torch.full((len(points),), number == 0)
         while True:
             stale = torch.where(free & ~fresh, gains, -torch.inf)
@@ -100,7 +101,8 @@ def coverage_gains(kernel: Gaussian, images: Tensor, references: Tensor, covered
     """
     device = kernel.pairs.rows.device
     references, covered, parts = references.to(device), covered.to(device), []
-    for some in torch.split(images.to(device), SIDE):
+    shares = torch.split(images.to(device), SIDE)
+    for some in tqdm(shares, desc="coverage", delay=2, leave=False, disable=None):
         sums = torch.zeros(len(some), dtype=torch.float64, device=device)
         for start, stop in blocks(len(covered), SIDE):
             values = kernel.of(kernel.pairs.squared(some, references[start:stop]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry.assignment import nearest_centroids
 from usl.geometry.pairs import Gaussian, Settled
@@ -63,7 +64,7 @@ def medoid_picks(
     picks = squared_distance_picks(points, budget, seed=seed)
     medoid = _Medoid(*soft_coverage(points, squared_width))
     labels = torch.full((len(points),), -1)
-    for _ in range(rounds):
+    for _ in tqdm(range(rounds), desc="rounds", delay=2, leave=False, disable=None):
         before, labels = labels, _groups(points, picks)
         other = labels != before
         if not other.any():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.errors import InputError
 from usl.geometry.pairs import SIDE, Pairs, cover_step
@@ -40,7 +41,8 @@ def pure_radius(features: Any, labels: Tensor) -> float:
 
     def others(rows: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         """Blocks of rows and of all images: squared distances, infinite within a label."""
-        for start, stop in blocks(len(rows), SIDE):
+        shares = list(blocks(len(rows), SIDE))
+        for start, stop in tqdm(shares, desc="radius", delay=2, leave=False, disable=None):
             some = rows[start:stop]
             for first, last in blocks(len(points), SIDE):
                 squared = pairs.squared(some, slice(first, last))
@@ -100,7 +102,7 @@ def cover_picks(features: Any, budget: int, radius: float) -> Tensor:
     counts, covered = every.clone(), torch.zeros(len(references), dtype=torch.bool)
     free = torch.ones(len(points), dtype=torch.bool)
     picks: list[int] = []
-    for _ in range(budget):
+    for _ in tqdm(range(budget), desc="picks", delay=2, leave=False, disable=None):
         pick = int(torch.where(free, counts, -1).argmax())
         if not counts[pick]:
             counts, covered = every.clone(), torch.zeros_like(covered)
@@ -134,6 +136,7 @@ class _Balls:
     def counts(self, images: Tensor) -> Tensor:
         """How many of some images each of all is nearer to than the radius, (N,), int64."""
         counts = torch.zeros(len(self.points), dtype=torch.int64)
-        for some in torch.split(images, max(1, SIDE * SIDE // len(self.points))):
+        shares = torch.split(images, max(1, SIDE * SIDE // len(self.points)))
+        for some in tqdm(shares, desc="balls", delay=2, leave=False, disable=None):
             counts += self.within(some).sum(dim=0)
         return counts

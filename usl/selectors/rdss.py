@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usl.geometry.pairs import Gaussian, Pairs, Settled
 from usl.geometry.points import as_points, check_budget, fold_sum
@@ -53,7 +54,7 @@ def rdss_picks(features: Any, budget: int, *, squared_width: float | None = None
     settled = Settled(points, lambda image: share * exact_mean(image) - float(near[image]))
     free = torch.ones(len(points), dtype=torch.bool)
     picks: list[int] = []
-    for number in range(1, budget + 1):
+    for number in tqdm(range(1, budget + 1), desc="picks", delay=2, leave=False, disable=None):
         share = 1.0 if number == 1 else alpha
         pick = settled.best(share * means - near, free, share * kernel.error)
         picks.append(pick)
