@@ -34,8 +34,8 @@ COMPARE = str(Path(__file__).parents[1] / "selective_labeling" / "compare.py")
 BUDGETS, SEEDS, TESTED = (10, 20, 40, 100), range(101, 106), 5000
 KERNELS = {"MaxHerding": herding_picks, "RDSS": rdss_picks}
 WIDTHS = (1, 1 / 2, 1 / 4, 1 / 7, 1 / 10, 1 / 14, 1 / 20)
-# What was published for CLIP's features; it has most to say beside the density.
-REGULARIZER = Regularizer(
+# What was published for CLIP's features; that for CIFAR-10 is the default.
+CLIPS = Regularizer(
     weight=0.05, alpha=1.0, momentum=0.0, rounds=2, horizon="num", horizon_num=32,
     exclude_same_cluster=True,
 )  # fmt: skip
@@ -59,7 +59,8 @@ def selections(
         for what, k, regularizer in (
             ("densest, K 20", 20, Regularizer(rounds=1)),
             ("densest, K by budget", by_budget, Regularizer(rounds=1)),
-            ("USL, K 20", 20, REGULARIZER),
+            ("USL, K 20, CIFAR-10's regulariser", 20, Regularizer()),
+            ("USL, K 20, CLIP's regulariser", 20, CLIPS),
         ):
             chosen = pick(points, densities[k], clusters.labels, budget, regularizer)
             found[name, what] = chosen.indices
