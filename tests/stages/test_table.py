@@ -175,7 +175,7 @@ def test_every_option_in_an_error_of_the_library_is_called_by_its_setting():
     settings_of = {key for stage in STAGES.values() for key in leaves(stage.defaults())}
     assert {key for keys in SETTINGS.values() for key in keys} <= settings_of
     # Options that no setting reaches, for those who call the library themselves.
-    free = {"magnitude", "padding", "fill", "radius"}
+    free = {"magnitude", "padding", "fill", "radius", "seed"}
     named = set()
     for path in (ROOT / "usl").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
