@@ -1,6 +1,6 @@
 """Why USL trails where it does, and which widths the kernels of rivals get.
 
-    python benchmarks/development.py ../selective_labeling/configs/study/digits.yaml FEATURES.npy …
+    python benchmarks/development.py selective_labeling/configs/study/digits.yaml FEATURES.npy …
 
 For each pair of a pool of compare.py and its features, which that leaves in RUN_DIR, chooses from
 half of the training images, every second one, and tests on the other half, at most 5000. No test

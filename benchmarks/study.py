@@ -1,6 +1,6 @@
 """The tables and the figure of the study, as docs/results.md has them.
 
-    python benchmarks/study.py ../selective_labeling/saved/study/results.csv --figure study.svg
+    python benchmarks/study.py selective_labeling/saved/study/results.csv --figure study.svg
 
 Prints Markdown of what compare.py measured: mean ranks over all data sets, over those on halves of
 which this project's rule was found and over the others, and the accuracies of each data set.

@@ -246,11 +246,11 @@ def _training(cfg: CfgNode, section: str, script: Path, read: Read, train: AnyDa
                     f"{key} has {value}, which is not compared; choose some of "
                     f"{', '.join(map(str, known))}"
                 )
-    known = training_settings(settings, train)
+    lasting = training_settings(settings, train)
     # These are what is compared.
     for key in ("LABELED_INDICES_PATH", "SEEDS"):
-        known[section].pop(key)
-    return Training(section, script, config, json.dumps(known))
+        lasting[section].pop(key)
+    return Training(section, script, config, json.dumps(lasting))
 
 
 def _listed(
