@@ -1,4 +1,4 @@
-"""What the manual takes from the code: the page of settings, a picture, names in docstrings.
+"""What the manual takes from the code: the page of settings, names in docstrings.
 
 MkDocs calls the functions ``on_…``. ``settings.md`` is made of the defaults of every stage; what a
 setting means is the comment above its line in ``usl/stages``. The build fails where there is none.
@@ -237,10 +237,8 @@ def settings_page() -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add what is made here, and the picture of the README."""
+    """Add what is made here."""
     files.append(File.generated(config, "settings.md", content=settings_page()))
-    picture = str(ROOT / "assets" / "report.png")
-    files.append(File.generated(config, "report.png", abs_src_path=picture))
     return files
 
 

@@ -102,7 +102,7 @@ def test_heic_is_counted_where_it_cannot_be_read(place, monkeypatch):
     images = open_dataset("images", place)
     assert images.paths == ORDER
     assert images.remarks[0].endswith("left out 1 .heic")
-    assert "pip install 'usl[heif]'" in images.remarks[1]
+    assert "pip install pillow-heif" in images.remarks[1]
 
 
 @pytest.mark.parametrize(

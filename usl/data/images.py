@@ -87,7 +87,7 @@ def open_images(root: Path | str, split: str, *, workers: int | None = None) -> 
         raise InputError(f"{place} has no images ({', '.join(readable)}){only}; give another place")
     remarks = [f"{place}: left out {counted(others)}"] if others else []
     if any(others[extension] for extension in HEIF):
-        remarks.append("HEIC is read where pillow-heif is installed: pip install 'usl[heif]'")
+        remarks.append("HEIC is read where pillow-heif is installed: pip install pillow-heif")
     return FolderDataset(
         "images", "train", folder, tuple(paths), None, (), True,
         threads, tuple(remarks),

@@ -106,7 +106,7 @@ def parquet_file(file: Any, label: str) -> Any:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f"reading {label} needs pyarrow; pip install 'usl[parquet]'") from None
+        raise InputError(f"reading {label} needs pyarrow; pip install pyarrow") from None
     # What is ahead would be read in full, and kept.
     return parquet.ParquetFile(file, pre_buffer=False)
 

@@ -164,7 +164,7 @@ def read_frame(path: Path, advice: str, *, texts: Sequence[str] = ()) -> pd.Data
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; {advice}") from None
     except ImportError:
-        raise InputError(f"reading {path} needs pyarrow; pip install 'usl[parquet]'") from None
+        raise InputError(f"reading {path} needs pyarrow; pip install pyarrow") from None
     except Exception as error:  # parsers raise errors of any kind
         reason = " ".join(str(error).split())
         raise InputError(

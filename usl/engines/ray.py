@@ -242,7 +242,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("`engine` ray is not installed: pip install 'usl[ray]'") from None
+        raise InputError("`engine` ray is not installed: pip install 'ray[data]'") from None
     return ray
 
 

@@ -29,8 +29,8 @@ def images_defaults() -> CfgNode:
     # As of usl/encoders/registry.py; pixels needs no weights.
     c.MODEL.ARCH = "timm/vit_small_patch14_dinov2.lvd142m"
     c.USL.KNN_K = 0
-    # As published for CLIP's features: of the published values those that neither vanish beside
-    # the density nor outweigh it, whatever the budget; docs/results.md has the figures.
+    # As published for CLIP's features: of the published values those that do not outweigh the
+    # density, whatever the budget; docs/results.md has the figures.
     c.USL.REG.NITERS = 2
     c.USL.REG.W = 0.05
     c.USL.REG.MOMENTUM = 0.0

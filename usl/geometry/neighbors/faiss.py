@@ -24,7 +24,7 @@ def check() -> Any:
     try:
         import faiss
     except ImportError:
-        raise InputError("`backend` faiss is not installed: pip install 'usl[faiss]'") from None
+        raise InputError("`backend` faiss is not installed: pip install faiss-cpu") from None
     return faiss
 
 
