@@ -11,6 +11,7 @@ from pathlib import Path
 
 from usl.cli import Call, cli
 from usl.config.parse import CfgNode
+from usl.selectors.usl import check_labelled
 from usl.stages import usl
 from usl.stages.inputs import begin, engine_of
 from usl.stages.pool import read_features
@@ -25,6 +26,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     given = read_features(cfg.FEATURES, engine)
     usl.check_settings(cfg, [budget], len(given.features))
     known = usl.read_labelled_rows(cfg, given.size, given.ids, given.images)
+    check_labelled(usl.labelled_in(given, known), budget, len(given.features))
     run = begin(cfg, call)
 
     # The features are given: density, clusters, from each cluster a dense row far from other picks.

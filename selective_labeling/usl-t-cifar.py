@@ -21,7 +21,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     images = open_in_memory(cfg, "train", advice="or use usl-t-imagenet.py")
     encoder = uslt.encoder_below(cfg, images)
-    heads, budget = uslt.heads_of(cfg, len(images))
+    heads, budget = uslt.heads_of(cfg, images)
     run = begin(cfg, call)
 
     # 1. Features of every image, in dataset order.

@@ -24,7 +24,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     """Run the stage."""
     images = open_images(cfg, "train")
     encoder = uslt.encoder_below(cfg, images)
-    heads, budget = uslt.heads_of(cfg, len(images))
+    heads, budget = uslt.heads_of(cfg, images)
     check_neighbors(cfg.USLT.KNN_K, "USLT.KNN_K", cfg.KNN.BACKEND, len(images))
     answers = uslt.read_answers(cfg.USLT, images)
     run = begin(cfg, call)

@@ -21,7 +21,7 @@ def test_monitors_by_hand():
     assert uniformity(other) == pytest.approx(0)
 
 
-def test_weighted_knn_equals_the_slow_form():
+def test_weighted_knn_equals_the_slow_form(monkeypatch):
     train, test = unit(60, 5, 0).detach().float(), unit(25, 5, 1).detach().float()
     labels = torch.arange(60) % 4
     answers = torch.arange(25) % 4
@@ -35,6 +35,9 @@ def test_weighted_knn_equals_the_slow_form():
     assert weighted_knn(train, labels, test, answers, k=7) == pytest.approx(100 * right / 25)
     longer = weighted_knn(train * torch.rand(60, 1).add(0.5), labels, test * 3, answers, k=7)
     assert longer == pytest.approx(100 * right / 25)
+    for entries in (1, 300):
+        monkeypatch.setattr("usl.metrics.ENTRIES", entries)
+        assert weighted_knn(train, labels, test, answers, k=7) == pytest.approx(100 * right / 25)
 
 
 def test_summary_of_clusters_by_hand():

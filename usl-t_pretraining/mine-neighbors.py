@@ -12,8 +12,10 @@ from usl.cli import Call, cli
 from usl.config.parse import CfgNode
 from usl.errors import InputError
 from usl.geometry.neighbors.exact import backend_of, find_neighbors, itself_first
+from usl.geometry.neighbors.search import APPROXIMATE
 from usl.geometry.points import Points
 from usl.run import Expected
+from usl.shards import remove
 from usl.stages import pool
 from usl.stages.inputs import begin, encoder_of, open_images
 from usl.stages.selection import image_features
@@ -45,17 +47,25 @@ def main(cfg: CfgNode, call: Call) -> None:
     points = Points(features.values, run.device)
 
     # 2. The nearest of each, after itself.
+    source = {"features": features.fingerprint, "k": count}
+    if cfg.KNN.BACKEND in APPROXIMATE:
+        source["backend"] = cfg.KNN.BACKEND
+    shards = None if run.folder is None else run.folder / "neighbors.partial"
+
     def compute() -> list[np.ndarray]:
-        found = find_neighbors(points, 1 + count, backend=cfg.KNN.BACKEND)
+        found = find_neighbors(
+            points, 1 + count, backend=cfg.KNN.BACKEND, shards=shards, source=source
+        )
         return [itself_first(found.indices).numpy()]
 
     expected = Expected(
         "topk-train-neighbors.npy", (size, 1 + count), kind="iu", low=0, high=size - 1
     )
     with run.timed("neighbours"):
-        source = {"features": features.fingerprint, "k": count}
         (mined,) = run.cached([expected], source, compute)
     assert mined is not None
+    if shards is not None:
+        remove(shards)
 
     # 3. How often is a neighbour of the same class?
     if labels is not None:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Similarities that are in memory at a time.
+ENTRIES = 2**27
+
 
 def class_counts(labels: np.ndarray, picks: np.ndarray, classes: int) -> np.ndarray:
     """How many picks each class has, (classes,), int64."""
@@ -74,11 +77,12 @@ def weighted_knn(
     train, test = F.normalize(train.float()), F.normalize(test.float())
     classes = int(labels.max()) + 1
     correct = 0
-    for start in range(0, len(test), 1000):
-        similarity, nearest = (test[start : start + 1000] @ train.T).topk(min(k, len(train)), dim=1)
+    step = max(1, min(1000, ENTRIES // len(train)))
+    for start in range(0, len(test), step):
+        similarity, nearest = (test[start : start + step] @ train.T).topk(min(k, len(train)), dim=1)
         votes = torch.zeros(len(nearest), classes, device=train.device)
         votes.scatter_add_(1, labels[nearest], torch.exp(similarity / temperature))
-        correct += int((votes.argmax(dim=1) == test_labels[start : start + 1000]).sum())
+        correct += int((votes.argmax(dim=1) == test_labels[start : start + step]).sum())
     return 100.0 * correct / len(test)
 
 

@@ -80,8 +80,31 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
         raise ImportError
 
     monkeypatch.setattr(pd, "read_parquet", missing)
-    with pytest.raises(InputError, match=r"needs pyarrow; pip install 'usl\[parquet\]'"):
+    with pytest.raises(InputError, match=r"needs pyarrow; pip install pyarrow"):
         read_table(tmp_path / "x.parquet")
+
+
+def test_shards_are_counted(tmp_path):
+    for number in range(11):
+        np.save(tmp_path / f"part_{number}.npy", X[:1] + number)
+    found = np.asarray(read_table(tmp_path).values)
+    assert np.array_equal(found, np.concatenate([X[:1] + number for number in range(11)]))
+
+
+@pytest.mark.parametrize("columns", ["all", "after a name"])
+def test_a_csv_without_names_of_columns_does_not_lose_its_first_row(tmp_path, columns):
+    table = pd.DataFrame(X)
+    if columns == "after a name":
+        table.insert(0, "name", list("vwxyz"))
+    table.to_csv(tmp_path / "x.csv", header=False, index=False)
+    with pytest.raises(InputError, match="the first line of .*x.csv has numbers where names of co"):
+        read_table(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_numbers_that_count_are_names_of_columns(tmp_path, index):
+    pd.DataFrame(X).to_csv(tmp_path / "x.csv", index=index)
+    assert np.array_equal(np.asarray(read_table(tmp_path / "x.csv").values), X)
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,20 @@ def test_classes_without_a_name_of_their_own():
     for classes in (["cat", "dog", "cat"], ["cat", ""]):
         with pytest.raises(InputError, match="`classes` has '(cat)?'; give different names"):
             check_exports([], classes)
+
+
+def test_images_of_which_only_names_are_here(tmp_path):
+    (tmp_path / "names.txt").write_text("cat/0.png\ndog/0.png\n")
+    images = open_dataset("folder", tmp_path, image_list=tmp_path / "names.txt")
+    check_exports(["eman", "usb", "torchssl", "labelstudio"], (), images)
+    for name in ("cvat", "coco", "folders"):
+        with pytest.raises(InputError, match=f"`export` {name} needs the images, of which only na"):
+            check_exports([name], (), images)
+
+
+def test_a_run_in_a_folder_of_runs(tmp_path):
+    picks = Picked(np.array([5, 2]), "../mine/run", 3)
+    EXPORTS["eman"](tiny_images(8), picks, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "train_25p_gen_..-mine-run_seed3_index.csv", "train_75p_gen_..-mine-run_seed3_index.csv",
+    ]  # fmt: skip

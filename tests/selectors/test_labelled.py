@@ -54,6 +54,8 @@ def test_labelled_rows_in_any_order_and_form_are_the_same():
     ("labelled", "options", "message"),
     [
         ([80], {}, "`labelled` has row 80; give rows from 0 to 79"),
+        ([1.0, 2.5], {}, "`labelled` holds float32 values; give the numbers of rows"),
+        ([False, True], {}, "`labelled` holds bool values; give the numbers of rows"),
         ([-1], {}, "`labelled` has row -1; give rows from 0 to 79"),
         (range(75), {}, "a budget of 7 picks from 5 images without a label; choose 1 to 5"),
         (

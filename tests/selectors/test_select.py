@@ -78,5 +78,19 @@ def test_what_other_selectors_do_not_take():
         usl.select(x, 5, k=5, selector="maxherding", labelled=[3])
     with pytest.raises(InputError, match="unknown `selector` 'best'; choose some of random, strat"):
         usl.select(x, 5, k=5, selector="best")
-    with pytest.raises(InputError, match="selector stratified needs the labels of the whole pool"):
+    with pytest.raises(InputError, match="`selector` stratified needs the labels of the whole poo"):
         usl.select(x, 5, k=5, selector="stratified")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"selector": "best"}, {"selector": "stratified"}, {"seed": -1}, {"seed": 2**64},
+        {"selector": "rdss", "clusters": 9}, {"budget": 91},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_is_said_before_neighbours_are_searched(options, monkeypatch):
+    monkeypatch.setattr("usl.selectors.select.find_neighbors", None)
+    with pytest.raises(InputError):
+        usl.select(features("sphere", 90, 5), **{"budget": 5} | options)

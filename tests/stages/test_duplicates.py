@@ -55,6 +55,16 @@ def test_they_are_listed_and_copies_left_out(photos, tmp_path, script, capsys):
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_neighbours_of_all_and_of_the_rest_are_kept(photos, tmp_path, script, monkeypatch):
+    reuse = ("RECOMPUTE_ALL", False, "RECOMPUTE_NUM_DEP", False)
+    script(IMAGES, *own_images(photos, tmp_path / "run", *reuse))
+    before = (tmp_path / "run" / "duplicates.csv").read_text()
+    monkeypatch.setattr("usl.stages.selection.find_neighbors", None)
+    script(IMAGES, *own_images(photos, tmp_path / "run", *reuse))
+    assert (tmp_path / "run" / "duplicates.csv").read_text() == before
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_near_ones_are_merged_where_asked(photos, tmp_path, script, capsys):
     more = ("USL.MERGE_NEAR_DUPLICATES", True, "USL.NUM_SELECTED_SAMPLES", 30)
     script(IMAGES, *own_images(photos, tmp_path / "run", *more))

@@ -153,3 +153,9 @@ def test_photographs_that_nobody_sorted_and_answers_in_a_list(small_folder, scri
 def test_images_that_cannot_be_tested(small_folder, script, tmp_path):
     with pytest.raises(InputError, match="images without labels have no test images; choose anoth"):
         script(FIXMATCH, *fixmatch(small_folder, tmp_path / "run", "DATASET.NAME", "images"))
+
+
+@pytest.mark.parametrize("cache", [-1, "inf", "nan"])
+def test_memory_that_is_none(small_folder, script, tmp_path, cache):
+    with pytest.raises(InputError, match="DATALOADER.CACHE_GB is .*; choose 0 or more"):
+        script(FIXMATCH, *fixmatch(small_folder, tmp_path / "run", "DATALOADER.CACHE_GB", cache))

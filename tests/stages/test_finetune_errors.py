@@ -34,6 +34,8 @@ BAD = {
     ("OPTIMIZER.MOMENTUM", 0): "OPTIMIZER.NESTEROV needs a MOMENTUM",
     ("OPTIMIZER.MOMENTUM", -1): "OPTIMIZER.MOMENTUM is -1.0; choose 0 or more",
     ("OPTIMIZER.WEIGHT_DECAY", "nan"): "OPTIMIZER.WEIGHT_DECAY is nan; choose 0 or more",
+    ("ACCUMULATE", 0): "ACCUMULATE is 0; choose at least 1",
+    (LIST, "slice4294967296"): "LABELED_INDICES_PATH has 4294967296; give numbers from 0 to",
     ("AUGMENT.FLIP", 2): "AUGMENT.FLIP is 2.0; choose 0 to 1",
     ("AUGMENT.CROP", 0): "choose 0 < low ≤ high ≤ 1",
     ("DATASET.TRANSFORM_NAME", "x"): "unknown DATASET.TRANSFORM_NAME 'x'",

@@ -71,3 +71,11 @@ def test_a_checkpoint_of_another_network(tmp_path, script):
     with pytest.raises(InputError, match="other.pth is of another network; missing: backbone"):
         script(SIMCLR, "--cfg", "configs/digits_simclr.yaml", "--opts", *options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("weight", [-1, "nan"])
+def test_weights_that_are_none(tmp_path, script, weight):
+    options = ("RUN_DIR", tmp_path / "run", "GROUP.WEIGHT", weight)
+    with pytest.raises(InputError, match="GROUP.WEIGHT is .*; choose 0 or more"):
+        script(SIMCLR, "--cfg", "configs/digits_simclr.yaml", "--opts", *options)
+    assert not (tmp_path / "run").exists()

@@ -73,6 +73,7 @@ def test_lists_that_do_not_fit(photos, tmp_path, script, capsys, text, message):
     (tmp_path / "known.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         choose(script, capsys, photos, tmp_path / "run", KEY, tmp_path / "known.csv")
+    assert not (tmp_path / "run").exists()
 
 
 def test_formulas_come_back(photos, tmp_path, script, capsys):

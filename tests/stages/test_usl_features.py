@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from commands import CIFAR, FEATURES
+from commands import CIFAR, FEATURES, MINE
 from helpers import printed_alone
 from PIL import Image
 
 from usl import InputError
 from usl.geometry.hierarchy import hierarchical_kmeans
 from usl.geometry.kmeans import member_sums
+from usl.geometry.neighbors.exact import find_neighbors
 from usl.selectors.maxherding import herding_picks
 
 
@@ -155,7 +156,7 @@ def test_approximate_neighbours_say_so_and_are_not_taken_for_exact_ones(
 def test_a_backend_that_is_not_there_names_its_key(tmp_path, script, monkeypatch):
     np.save(tmp_path / "x.npy", np.random.RandomState(0).randn(90, 2))
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(InputError, match=r"KNN.BACKEND faiss is not installed: pip install 'usl"):
+    with pytest.raises(InputError, match=r"KNN.BACKEND faiss is not installed: pip install fai"):
         script(FEATURES, *options(tmp_path / "x.npy", tmp_path / "run", "KNN.BACKEND", "faiss"))
     assert not (tmp_path / "run").exists()
 
@@ -277,3 +278,21 @@ def test_hierarchical_kmeans_by_name(tmp_path, script, capsys):
     assert not list((tmp_path / "run").glob("*.partial"))
     with pytest.raises(InputError, match="USL.K_MEANS is 'tree'; choose lloyd or hierarchical"):
         script(FEATURES, *options(tmp_path / "x.npy", tmp_path / "run", "USL.K_MEANS", "tree"))
+
+
+def test_neighbours_of_nearby_cells_are_not_taken_for_exact_ones(tmp_path, script):
+    random = np.random.RandomState(0)
+    np.save(tmp_path / "x.npy", random.randn(3000, 8).astype(np.float32))
+
+    def mined(backend):
+        script(
+            MINE, "--opts", "FEATURES.PATH", tmp_path / "x.npy", "NUM_NEIGHBORS", 5,
+            "KNN.BACKEND", backend, "RECOMPUTE_ALL", False, "RUN_DIR", tmp_path / "run",
+        )  # fmt: skip
+        return np.load(tmp_path / "run" / "topk-train-neighbors.npy")
+
+    mined("cells")
+    assert "backend" in (tmp_path / "run" / "run.json").read_text()
+    exact = find_neighbors(np.load(tmp_path / "x.npy"), 6).indices.numpy()
+    assert np.array_equal(mined("auto"), exact)
+    assert not list(tmp_path.glob("run/*.partial"))

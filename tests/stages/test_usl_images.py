@@ -106,6 +106,7 @@ def test_all_of_them_and_another_number_of_workers(photos, tmp_path, script, cap
     ("more", "message"),
     [
         (("DATASET.ROOT_DIR", ""), "DATASET.ROOT_DIR is empty; give the place of your images"),
+        (("DATASET.ROOT_DIR", "a" * 300), "there is no folder or file DATASET.ROOT_DIR .*a{300}"),
         (("DATASET.NAME", "digits"), "DATASET.NAME is 'digits'; choose images or folder"),
         (("PICKS_TO", "tar"), "unknown PICKS_TO 'tar'; choose folder or zip"),
         (("USL.NUM_SELECTED_SAMPLES", 25), "a budget of 25 picks from 24 images; choose 1 to 24"),

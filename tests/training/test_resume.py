@@ -154,7 +154,7 @@ def test_a_training_that_is_to_stop_where_it_was_not_tested(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         Toy(tmp_path, evaluate_every=3, die_at=8, save_every=1).run(evaluate=evaluate)
-    found = Toy(tmp_path, evaluate_every=3, stop=6, save_every=1).run(evaluate=evaluate)
+    found = Toy(tmp_path, evaluate_every=3, stop=8, save_every=1).run(evaluate=evaluate)
     assert found.metrics["accuracy"].tolist() == [7.0]
     assert torch.load(tmp_path / CHECKPOINT)["metrics"][-1]["accuracy"] == 7.0
 
@@ -167,3 +167,11 @@ def test_processes_that_are_not_at_the_same_step(monkeypatch):
     monkeypatch.setattr("usl.training.resume.distributed.world_size", lambda: 3)
     with pytest.raises(InputError, match="processes begin at different steps, this one at 0; let"):
         toy.run()
+
+
+def test_fewer_steps_than_are_done(tmp_path):
+    Toy(tmp_path, stop=10).run()
+    assert Toy(tmp_path, stop=10).run().metrics["step"].iloc[-1] == 10
+    with pytest.raises(InputError, match="step 10 of 5 is done already; .* with `resume` none"):
+        Toy(tmp_path, stop=5).run()
+    assert Toy(tmp_path, stop=5).run(resume=False).metrics["step"].iloc[-1] == 5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import posixpath
 import tarfile
 import threading
 import zipfile
@@ -15,6 +17,8 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from usl.data.listing import unreadable
 from usl.errors import InputError, Unreachable
+
+log = logging.getLogger("usl")
 
 # Larger members are no pictures, but something that would fill the memory.
 LARGEST = 1 << 30
@@ -220,15 +224,32 @@ class Tar(Archive):
     def _listed(self) -> tuple[str, ...]:
         # Where each file begins, and its size.
         self._places: dict[str, tuple[int, int]] = {}
+        links: dict[str, str] = {}
         mode: Literal["r:", "r|"] = "r:" if self.file.near else "r|"
         with (
             self._file() as stream,
             tarfile.open(fileobj=stream, mode=mode, bufsize=CHUNK) as members,
         ):
             for member in members:
+                if member.isdir():
+                    continue
+                name = inside_of(self.label, member.name)
                 if member.isfile():
-                    name = inside_of(self.label, member.name)
                     self._places[name] = (member.offset_data, member.size)
+                elif member.islnk():
+                    links[name] = member.linkname
+                elif member.issym():
+                    links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
+        lost = 0
+        # In the order of the archive, so that links to links find theirs.
+        for name, target in links.items():
+            place = self._places.get(posixpath.normpath(target))
+            if place is None:
+                lost += 1
+            else:
+                self._places[name] = place
+        if lost:
+            log.warning("%s: left out %d links to what is not in it", self.label, lost)
         if max((sum(place) for place in self._places.values()), default=0) > self.file.size:
             raise InputError(f"{self.label} ends in the middle of a file; copy it again")
         return tuple(self._places)

@@ -247,7 +247,7 @@ def open_folder(
     threads = thread_count(workers)
     folder = root / ("train" if split == "train" else "val")
     kept = None if subset is None else read_subset(subset)
-    present = folder.is_dir()
+    present = os.path.isdir(folder)
     if image_list is not None:
         listing = read_image_list(image_list, kept)
         # The labels of both splits are ranks among the classes of the list.
@@ -304,7 +304,7 @@ def _check_files(paths: Sequence[str], folder: Path, image_list: Path) -> None:
 def _check_classes(folder: Path, classes: Sequence[str], train: Path) -> None:
     """Raise InputError if labels, which are ranks in the list of classes, would be misread."""
     try:
-        known = folders_and_files(train)[0] if train.is_dir() else []
+        known = folders_and_files(train)[0] if os.path.isdir(train) else []
     except OSError as error:
         raise unreadable(error) from None
     if known and classes and list(classes) != known:

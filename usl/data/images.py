@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from PIL import features
 
+from usl.config.paths import is_file
 from usl.data.archive import File, LocalFile, Source
 from usl.data.archives import Archives, is_archive, open_archive
 from usl.data.bucket import URL, Bucket
@@ -129,17 +131,17 @@ def _local_file(folder: Path, name: str) -> File:
 
 def _holds_files(path: Path) -> bool:
     """Whether a file is an archive, and not a table of paths."""
-    return path.is_file() and (path.suffix.lower() != ".parquet" or has_images(path, COLUMNS))
+    return is_file(path) and (path.suffix.lower() != ".parquet" or has_images(path, COLUMNS))
 
 
 def _named_by(root: Path) -> tuple[list[str], Path]:
     """Paths of all files of a folder or a list, and where they start."""
-    if root.is_dir():
+    if os.path.isdir(root):
         try:
             return _below(root), root
         except OSError as error:
             raise unreadable(error) from None
-    if not root.exists():
+    if not os.path.exists(root):
         raise InputError(f"there is no folder or file `root` {root}; give the place of the images")
     if root.suffix.lower() in (".txt", ".csv", ".parquet"):
         return _listed(root), root.parent

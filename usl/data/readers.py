@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from usl.config.paths import is_file
 from usl.errors import InputError
 
 # Images (N, H, W, C), uint8; labels (N,), int64; names of the classes.
@@ -90,7 +91,7 @@ def read_cifar(files: CifarFiles, root: Path, split: str) -> Contents:
     """
     folder = root / files.folder
     names = files.train if split == "train" else files.test
-    if not all((folder / name).is_file() for name in names):
+    if not all(is_file(folder / name) for name in names):
         _download(files.torchvision, root)
     images: list[np.ndarray] = []
     labels: list[Any] = []
@@ -104,7 +105,7 @@ def read_cifar(files: CifarFiles, root: Path, split: str) -> Contents:
         images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels += targets
     meta = folder / files.meta
-    classes = _unpickle(meta).get(files.names) if meta.is_file() else range(files.classes)
+    classes = _unpickle(meta).get(files.names) if is_file(meta) else range(files.classes)
     if not isinstance(classes, list | range) or len(classes) != files.classes:
         raise InputError(f"{meta} does not name {files.classes} classes; put torchvision's there")
     known = _checked_labels(labels, len(classes), folder)
@@ -183,7 +184,7 @@ def _idx_files(folder: Path, names: list[str]) -> list[Path]:
     """The files of these names in a folder, gzipped or not; none unless all are there."""
     found = []
     for name in names:
-        both = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+        both = [path for path in (folder / name, folder / f"{name}.gz") if is_file(path)]
         found += both[:1]
     return found if len(found) == len(names) else []
 

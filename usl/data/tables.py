@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from usl.artifacts import load_array
 from usl.checkpoints import read_tensor
+from usl.config.paths import is_file
 from usl.data.folder import FolderDataset
 from usl.data.listing import inside
 from usl.engines.local import LOCAL, Local
@@ -75,7 +78,7 @@ def read_table(
         raise InputError(
             f"`image_column` is {image_column!r}, and {path} has no columns; give a .csv"
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         return FeatureTable(_shards(path, engine))
     if path.suffix in TENSORS:
         return FeatureTable(_squeezed(read_tensor(path).detach(), path))
@@ -93,7 +96,7 @@ def _squeezed(array: np.ndarray | Tensor, path: Path) -> np.ndarray | Tensor:
 
 
 def _shards(folder: Path, engine: Local) -> np.ndarray:
-    paths = sorted(folder.glob("*.npy"))
+    paths = sorted(folder.glob("*.npy"), key=_as_counted)
     if not paths:
         raise InputError(f"{folder} has no .npy files; put shards of features there")
     parts = [load_array(path, shape=(None, None), kind="fiu", advice=ADVICE) for path in paths]
@@ -118,7 +121,15 @@ def _shards(folder: Path, engine: Local) -> np.ndarray:
     return np.concatenate(parts, out=whole, casting="same_kind")
 
 
+def _as_counted(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts ``part_10`` after ``part_9``."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
 def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable:
+    if path.suffix.lower() == ".csv":
+        _check_header(path)
     table = read_frame(path, ADVICE, texts=[name for name in (id_column, image_column) if name])
     known = ", ".join(map(str, table.columns[:12]))
     if id_column and id_column not in table:
@@ -147,10 +158,29 @@ def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable
     return FeatureTable(rest[numbers].to_numpy(np.float64), ids, images)
 
 
-def read_frame(path: Path, advice: str, *, texts: Sequence[str] = ()) -> pd.DataFrame:
+def _check_header(path: Path) -> None:
+    """Raise InputError where the first line of a CSV is a row of the table.
+
+    Numbers may be names of columns: whole ones that count up, as pandas writes them.
+    """
+    first = read_frame(path, ADVICE, rows=1)
+    names = pd.to_numeric(first.iloc[0], errors="coerce").dropna().tolist() if len(first) else []
+    counted = names == [names[0] + place for place in range(len(names))] if names else True
+    broken = any(not float(name).is_integer() for name in names)
+    if broken or (len(names) == first.shape[1] and not counted):
+        raise InputError(
+            f"the first line of {path} has numbers where names of columns belong; put a line of "
+            "names before it"
+        )
+
+
+def read_frame(
+    path: Path, advice: str, *, texts: Sequence[str] = (), rows: int | None = None
+) -> pd.DataFrame:
     """The columns of a ``.csv`` or ``.parquet``; ``advice`` ends the error of one that is none.
 
-    The columns ``texts`` of a CSV are texts as they stand there, ``007`` and ``NA`` too.
+    The columns ``texts`` of a CSV are texts as they stand there, ``007`` and ``NA`` too. With
+    ``rows`` so many lines of a CSV, from the first, whose columns then have no names.
 
     Raises
     ------
@@ -160,6 +190,8 @@ def read_frame(path: Path, advice: str, *, texts: Sequence[str] = ()) -> pd.Data
     try:
         if path.suffix.lower() != ".csv":
             return pd.read_parquet(path)
+        if rows is not None:
+            return pd.read_csv(path, header=None, nrows=rows)
         return pd.read_csv(path, converters=dict.fromkeys(texts, str))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; {advice}") from None
@@ -223,7 +255,7 @@ def pictures(names: tuple[str, ...], folder: Path, where: str) -> FolderDataset:
             raise InputError(
                 f"row {row} of {where}, {name!r}, leads out of {folder}; move it there"
             )
-        if not (folder / path).is_file():
+        if not is_file(folder / path):
             raise InputError(
                 f"row {row} of {where}, {name!r}, is no file in {folder}; mend the name"
             )

@@ -54,8 +54,12 @@ class Pairs:
 
     def __init__(self, points: Points, dtype: torch.dtype = torch.float64) -> None:
         self.points = points
-        self.rows = points.shifted(points.exact).to(dtype)
-        self.norms = self.rows.square().sum(dim=1)
+        self.rows = torch.empty_like(points.exact, dtype=dtype)
+        self.norms = self.rows.new_empty(len(points))
+        for start, stop in blocks(len(points)):
+            some = self.rows[start:stop]
+            some.copy_(points.shifted(points.exact[start:stop]))
+            self.norms[start:stop] = some.square().sum(dim=1)
         self.unit = points.scale**2
         unit = UNIT64 if dtype == torch.float64 else UNIT32
         self.error = 8 * (points.dim + 16) * unit * self.unit

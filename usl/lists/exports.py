@@ -25,6 +25,8 @@ from usl.lists.write import index_csvs, picture_name, seeded
 
 # Where the picks lie that are to be moved into the folders of their classes.
 UNLABELLED = "unlabelled"
+# Exports that read images, or at least their sizes.
+NEED_FILES = ("cvat", "coco", "folders")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,14 @@ class Picked:
     prefix: str = LOCAL_FILES
 
 
-def check_exports(names: Sequence[str], classes: Sequence[str] = ()) -> None:
+def check_exports(
+    names: Sequence[str], classes: Sequence[str] = (), images: AnyDataset | None = None
+) -> None:
     """Raise InputError, with the known names, unless there are exports of these names.
 
-    Or where a folder could not be called like one of the classes.
+    Or where a folder could not be called like one of the classes, or the images have no files here.
     """
+    absent = isinstance(images, FolderDataset) and not images.present
     for name in classes:
         if not name or classes.count(name) > 1:
             raise InputError(f"`classes` has {name!r}; give different names")
@@ -66,6 +71,10 @@ def check_exports(names: Sequence[str], classes: Sequence[str] = ()) -> None:
         if name not in EXPORTS:
             known = ", ".join(EXPORTS)
             raise InputError(f"unknown `export` {name!r}; choose from {known}")
+        if absent and name in NEED_FILES:
+            raise InputError(
+                f"`export` {name} needs the images, of which only names are here; leave it out"
+            )
 
 
 def _eman(images: AnyDataset, picks: Picked, folder: Path) -> None:

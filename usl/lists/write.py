@@ -127,6 +127,8 @@ def harmless(name: str) -> str:
 
 def seeded(name: str, seed: int) -> str:
     """What files call a selection: ``name``, or ``name_seed<seed>`` unless the seed is 0."""
+    # A run may lie in a folder of runs.
+    name = name.replace("/", "-")
     return f"{name}_seed{seed}" if seed else name
 
 

@@ -54,7 +54,8 @@ def trained_picks(features: Any, budget: int, *, seed: int) -> Tensor:
     """
     points = as_points(features)
     check_budget(budget, len(points))
-    rows, generator = unit_rows(points.host), torch.Generator().manual_seed(seed)
+    rows = unit_rows(points.host, "features, for ActiveFT,")
+    generator = torch.Generator().manual_seed(seed)
     start = torch.randperm(len(rows), generator=generator)[:budget]
     theta = rows[start].double()
     points = Points(rows[:: cover_step(len(rows))], points.device, length=1.001)

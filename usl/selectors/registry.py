@@ -165,13 +165,17 @@ class Selector:
         InputError
             Budget or seed are out of range, or there are no labels for a rule that uses them.
         """
-        check_budget(budget, len(context.points))
-        if not 0 <= seed < 2**32:
-            raise InputError(f"`seed` is {seed}; choose 0 to {2**32 - 1}")
+        self.check(budget, len(context.points), seed=seed)
         if self.uses_labels and context.labels is None:
             raise InputError(f"selector {self.title} needs the labels of the whole pool; give them")
         seen = context if self.uses_labels else replace(context, labels=None)
         return self.choose(seen, budget, seed=seed)
+
+    def check(self, budget: int, images: int, *, seed: int) -> None:
+        """Raise InputError unless so many of the images can be chosen with this seed."""
+        check_budget(budget, images)
+        if not 0 <= seed < 2**32:
+            raise InputError(f"`seed` is {seed}; choose 0 to {2**32 - 1}")
 
 
 def selectors_named(names: Sequence[str]) -> list[Selector]:

@@ -75,7 +75,8 @@ def select(
     regularizer : Regularizer, optional
         Default ``Regularizer()``, the paper's values for CIFAR-10.
     labelled : sequence of int
-        Rows whose labels are known: their clusters are taken, and new picks keep away from them.
+        Rows whose labels are known, in any order: their clusters are taken, and new picks keep
+        away from them.
     selector : str
         A key of :data:`usl.selectors.registry.SELECTORS`: typiclust, maxherding, …
     backend : str
@@ -99,6 +100,12 @@ def select(
     Learning", ECCV 2022, section 3.
     """
     points = as_points(features, device)
+    (rule,) = selectors_named([selector])
+    rule.check(budget, len(points), seed=seed)
+    if rule.uses_labels:
+        raise InputError(
+            f"`selector` {selector} needs the labels of the whole pool; choose another"
+        )
     known = check_labelled(labelled, budget, len(points))
     wanted = budget + len(known) if clusters is None else clusters
     if wanted < budget + len(known):
@@ -106,15 +113,14 @@ def select(
             f"`clusters` is {wanted}; choose at least {budget + len(known)}, the budget and the "
             "labelled images"
         )
+    if selector != "usl" and (len(known) or clusters is not None):
+        raise InputError(f"{rule.title} takes no labels and no `clusters`; leave them out")
     near = min(400, len(points)) if k is None else k
     density = find_neighbors(points, near, backend=backend).density
     reg = regularizer or Regularizer()
     if selector != "usl":
-        (chosen,) = selectors_named([selector])
-        if len(known) or clusters is not None:
-            raise InputError(f"{chosen.title} takes no labels and no `clusters`; leave them out")
         context = Context(points, density, regularizer=reg, iterations=iterations)
-        grouped, picks = chosen_by(chosen, context, budget, seed=seed)
+        grouped, picks = chosen_by(rule, context, budget, seed=seed)
         return Selection(picks.indices, grouped.labels, density, picks.scores)
     needed = budget + len(known)
     grouped = kmeans(points, wanted, seed=seed, iterations=iterations, nonempty=needed)

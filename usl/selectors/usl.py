@@ -45,9 +45,15 @@ def check_labelled(labelled: Sequence[int] | Tensor, budget: int, images: int) -
     Raises
     ------
     InputError
-        A row that is none or comes twice, or fewer other images than the budget.
+        What is no row, or fewer other images than the budget.
     """
-    rows: Tensor = torch.unique(torch.as_tensor(labelled, dtype=torch.int64))
+    given = torch.as_tensor(labelled)
+    if given.numel() and (given.is_floating_point() or given.dtype == torch.bool):
+        raise InputError(
+            f"`labelled` holds {str(given.dtype).removeprefix('torch.')} values; give the numbers "
+            "of rows"
+        )
+    rows: Tensor = torch.unique(given.long())
     if len(rows) and not (int(rows[0]) >= 0 and int(rows[-1]) < images):
         odd = int(rows[0] if rows[0] < 0 else rows[-1])
         raise InputError(f"`labelled` has row {odd}; give rows from 0 to {images - 1}")

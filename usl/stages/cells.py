@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.artifacts import fingerprint
+from usl.data.datasets import AnyDataset
+from usl.data.folder import FolderDataset
 from usl.errors import InputError
 from usl.geometry.kmeans import Clusters, kmeans
 from usl.geometry.neighbors.exact import find_neighbors
@@ -86,7 +89,7 @@ class Embedded:
         with tqdm(total=len(pairs) * each, desc=self.bench.name, disable=None) as bar:
             for budget, seed in pairs:
                 for selector, picks, worth in self._selections(points, budget, seed):
-                    text = pd.DataFrame({"Index": picks}).to_csv(index=False)
+                    text = _list(self.bench.train, picks)
                     self.run.save_text(str(list_of(self.bench, selector, budget, seed)), text)
                     rows.append((self.bench.name, selector, budget, seed, *worth))
                     bar.update()
@@ -182,6 +185,14 @@ class Embedded:
         return labels
 
 
+def _list(images: AnyDataset, picks: np.ndarray) -> str:
+    """Picks as a CSV; with the names of files, so that only the same images are trained on."""
+    columns: dict[str, Any] = {"Index": picks}
+    if isinstance(images, FolderDataset):
+        columns["ImageID"] = [images.paths[index] for index in picks.tolist()]
+    return pd.DataFrame(columns).to_csv(index=False)
+
+
 def _given(picks: Tensor) -> tuple[Tensor, float]:
     return picks, 0.0
 
@@ -253,9 +264,14 @@ def _trained(
     }
     words = [str(training.script), "--cfg", str(training.config), "--opts"]
     words += [str(word) for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=training.script.parent, stdout=subprocess.DEVNULL
-    )
+    # Whoever ends this process by its number ends the training too.
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=training.script.parent, stdout=subprocess.DEVNULL
+        )
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode == 2:

@@ -236,6 +236,15 @@ def _training(cfg: CfgNode, section: str, script: Path, read: Read, train: AnyDa
             f"COMPARE.TRAIN.{section} {config} is for {settings.DATASET.NAME}, and the picks are "
             f"of {cfg.DATASET.NAME}; name another"
         )
+    for key in ("DATASET.IMAGE_LIST", "DATASET.SUBSET"):
+        if (get(settings, key) or "") != (get(cfg, key) or ""):
+            raise InputError(
+                f"COMPARE.TRAIN.{section} {config} has another {key} than the picks; give both the "
+                "same"
+            )
+    for key in ("SKIP_SAVE", "EVAL_ONLY"):
+        if settings.get(key):
+            raise InputError(f"COMPARE.TRAIN.{section} {config} has {key} True; leave it False")
     if cfg.SKIP_SAVE:
         raise InputError("COMPARE.TRAIN needs the lists in RUN_DIR; leave SKIP_SAVE False")
     compared = (cfg.COMPARE.SELECTORS, cfg.COMPARE.BUDGETS, cfg.USL.SEEDS)

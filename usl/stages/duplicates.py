@@ -21,7 +21,7 @@ from usl.geometry.points import Points, blocks, squared_distances, taken_rows
 from usl.inference import Features
 from usl.lists.write import csv_for_people
 from usl.report.selection import Duplicates
-from usl.run import Run, log
+from usl.run import Expected, Run, log
 from usl.stages import selection
 from usl.stages.pool import Pool
 
@@ -57,7 +57,16 @@ def leave_out_duplicates(
     Writes ``duplicates.csv`` of both. Without the files themselves no pixels are compared.
     """
     points = Points(pool.features.values, run.device, engine=engine)
-    distances = _nearest(run, cfg, pool, points)
+
+    def nearest() -> list[np.ndarray]:
+        return [_nearest(run, cfg, pool, points).numpy()]
+
+    # Kept apart: where copies are left out, the neighbours in RUN_DIR are those of the rest.
+    expected = Expected("nearest.npy", (len(points),), low=0.0)
+    source = {"features": pool.features.fingerprint, "backend": cfg.KNN.BACKEND}
+    alone = len(points) == 1
+    (kept,) = nearest() if alone else run.cached([expected], source, nearest, part=True)
+    distances = torch.from_numpy(np.array(kept))
     same = _same_pixels(pool, points, distances, images)
     rows = pool.rows
     exact = [(rows[i], rows[first], 0.0) for i, first in enumerate(same) if i != first]

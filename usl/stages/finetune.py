@@ -83,6 +83,8 @@ def trials_of(cfg: CfgNode, images: AnyDataset, *, fill: bool = True) -> list[Tr
     check_resume(cfg, cfg.FINETUNE.SEEDS)
     if cfg.FINETUNE.REPEAT_DATA < 1:
         raise InputError(f"FINETUNE.REPEAT_DATA is {cfg.FINETUNE.REPEAT_DATA}; choose at least 1")
+    if cfg.ACCUMULATE < 1:
+        raise InputError(f"ACCUMULATE is {cfg.ACCUMULATE}; choose at least 1")
     trials = []
     for seed in cfg.FINETUNE.SEEDS:
         labelled = read_labels(cfg, "FINETUNE", images, seed=seed)

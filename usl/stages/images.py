@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from usl.config.parse import CfgNode
@@ -57,7 +58,7 @@ def open_own(cfg: CfgNode) -> FolderDataset:
     if not cfg.DATASET.ROOT_DIR:
         raise InputError("DATASET.ROOT_DIR is empty; give the place of your images")
     root, run = (Path(place).resolve() for place in (cfg.DATASET.ROOT_DIR, cfg.RUN_DIR))
-    if root.is_dir() and run.is_relative_to(root) and not cfg.SKIP_SAVE:
+    if os.path.isdir(root) and run.is_relative_to(root) and not cfg.SKIP_SAVE:
         raise InputError(
             f"RUN_DIR {run} is in DATASET.ROOT_DIR {root}, and its copies would be images of this; "
             "choose another place"

@@ -328,6 +328,8 @@ def views_of(
     """Views of images in memory, or of those in files; ``whole`` as ``FolderViews`` has it."""
     preprocess = preprocess_of(cfg, images)
     if isinstance(images, FolderDataset):
+        if not 0 <= cfg.DATALOADER.CACHE_GB < math.inf:
+            raise InputError(f"DATALOADER.CACHE_GB is {cfg.DATALOADER.CACHE_GB}; choose 0 or more")
         cache = int(cfg.DATALOADER.CACHE_GB * 2**30)
         return FolderViews(images, preprocess, device=device, cache_bytes=cache, whole=whole)
     return Views(images, preprocess, device=device)

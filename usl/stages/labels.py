@@ -13,6 +13,7 @@ from usl.distributed import is_main
 from usl.errors import InputError
 from usl.lists.read import Labelled, draw_labelled, read_labelled
 from usl.run import log
+from usl.stages.inputs import check_seeds
 from usl.stages.paths import SLICE
 
 SELECTION = "selective_labeling"
@@ -64,7 +65,9 @@ def read_labels(cfg: CfgNode, section: str, images: AnyDataset, *, seed: int) ->
         )
     name = name.replace("{seed}", str(seed))
     if SLICE.fullmatch(name):
-        return draw_labelled(images, budget, seed=int(name.removeprefix("slice")))
+        number = int(name.removeprefix("slice"))
+        check_seeds([number], key)
+        return draw_labelled(images, budget, seed=number)
     what = f"list of labelled images ({key})"
     given = Path(name)
     indexes = Path(cfg.DATASET.ROOT_DIR) / "indexes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def read_features(section: CfgNode, engine: Local = LOCAL) -> Pool:
     if not section.PATH:
         raise InputError("FEATURES.PATH is empty; give a .npy file of shape (images, dimensions)")
     found = Path(section.PATH)
-    if not found.is_dir():
+    if not os.path.isdir(found):
         found = find_input(section.PATH, "file of features (FEATURES.PATH)")
     pictured = section.get("IMAGES", "")
     listed = found.parent / pictured

@@ -37,7 +37,7 @@ def choose_at_random(cfg: CfgNode, call: Call, images: AnyDataset, *, csvs: bool
     budget = cfg.RANDOM.NUM_SELECTED_SAMPLES
     check_budget(budget, len(images))
     check_seeds(cfg.RANDOM.SEEDS, "RANDOM.SEEDS")
-    check_exports(cfg.EXPORT, cfg.EXPORT_CLASSES)
+    check_exports(cfg.EXPORT, cfg.EXPORT_CLASSES, images)
     run = begin(cfg, call)
     results = []
     for seed in cfg.RANDOM.SEEDS:

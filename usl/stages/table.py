@@ -166,6 +166,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "temperature": ("SIMCLR.TEMPERATURE", "FIXMATCH.TEMPERATURE"),
     "groups": ("GROUP.COUNT",),
     "group_temperature": ("GROUP.TEMPERATURE",),
+    "group_weight": ("GROUP.WEIGHT",),
     "mu": ("FIXMATCH.MU",),
     "threshold": ("FIXMATCH.THRESHOLD",),
     "lambda_u": ("FIXMATCH.LAMBDA_U",),

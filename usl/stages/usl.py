@@ -237,7 +237,9 @@ def choose_images(
     """Embed images and choose from them; ``title`` names them in the report, ``csvs`` as below."""
     budget = cfg.USL.NUM_SELECTED_SAMPLES
     check_settings(cfg, [budget], len(images))
+    check_exports(cfg.EXPORT, cfg.EXPORT_CLASSES, images)
     known = read_labelled_rows(cfg, len(images), None, images)
+    check_labelled(known.rows, budget, len(images))
     encoder, engine = encoder_unless_given(cfg, images), engine_of(cfg)
     run = begin(cfg, call)
 

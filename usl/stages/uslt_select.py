@@ -76,14 +76,15 @@ def encoder_below(cfg: CfgNode, images: AnyDataset) -> Encoder:
     return encoder_of(cfg, images, weights=cfg.USLT.WEIGHTS)
 
 
-def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
+def heads_of(cfg: CfgNode, images: AnyDataset) -> tuple[nn.ModuleList, int]:
     """The heads of MODEL.PRETRAIN_PATH, and the budget.
 
     Raises
     ------
     InputError
         No heads, features that they have not seen, another number of clusters than
-        USLT.NUM_CLUSTERS, no such head, a budget that is out of range, or an unknown EXPORT.
+        USLT.NUM_CLUSTERS, no such head, a budget that is out of range, or an EXPORT that is
+        unknown or needs files that are not here.
     """
     uslt, path = cfg.USLT, checkpoint_path(cfg.MODEL)
     if cfg.MODEL.FEATURES != "head" or cfg.MODEL.ARCH == "pixels":
@@ -100,8 +101,8 @@ def heads_of(cfg: CfgNode, images: int) -> tuple[nn.ModuleList, int]:
         )
     check_head(uslt.HEAD_IN_USE, len(heads))
     budget = uslt.NUM_SELECTED_SAMPLES or clusters
-    check_budget(budget, images)
-    check_exports(cfg.EXPORT, cfg.EXPORT_CLASSES)
+    check_budget(budget, len(images))
+    check_exports(cfg.EXPORT, cfg.EXPORT_CLASSES, images)
     return heads, budget
 
 

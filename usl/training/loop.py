@@ -264,8 +264,11 @@ def fit(
     total = plan.total(images)
     writer = _tensorboard(folder)
     end = min(total, plan.stop or total)
-    if state.step >= end and not state.rows:
-        raise InputError(f"step {state.step} of {end} is done already; set more `epochs`, or test")
+    if state.step > end or (state.step == end and not state.rows):
+        raise InputError(
+            f"step {state.step} of {end} is done already; set more `epochs`, test, or begin anew "
+            "with `resume` none"
+        )
     bar = tqdm(
         total=end,
         initial=state.step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ class Contrast:
                 f"`temperature` is {self.temperature} and `group_temperature` "
                 f"{self.group_temperature}; choose positive numbers"
             )
+        if not 0 <= self.group_weight < math.inf:
+            raise InputError(f"`group_weight` is {self.group_weight}; choose 0 or more")
         if self.cld and not 2 <= self.groups <= batch:
             raise InputError(f"`groups` is {self.groups}; choose 2 to {batch}, the batch")
 
