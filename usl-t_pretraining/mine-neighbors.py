@@ -31,6 +31,8 @@ def main(cfg: CfgNode, call: Call) -> None:
         given = pool.read_features(cfg.FEATURES)
         size = len(given.features)
     else:
+        if cfg.FEATURES.NORMALIZE:
+            raise InputError("FEATURES.NORMALIZE is True without a FEATURES.PATH; leave it False")
         images = open_images(cfg, "train")
         size, labels = len(images), images.labels
         encoder = encoder_of(cfg, images)

@@ -296,3 +296,10 @@ def test_neighbours_of_nearby_cells_are_not_taken_for_exact_ones(tmp_path, scrip
     exact = find_neighbors(np.load(tmp_path / "x.npy"), 6).indices.numpy()
     assert np.array_equal(mined("auto"), exact)
     assert not list(tmp_path.glob("run/*.partial"))
+
+
+def test_features_of_an_encoder_have_their_length(tmp_path, script):
+    argv = ("--cfg", "configs/digits_neighbors.yaml", "--opts", "FEATURES.NORMALIZE", True)
+    with pytest.raises(InputError, match="FEATURES.NORMALIZE is True without a FEATURES.PATH; le"):
+        script(MINE, *argv, "RUN_DIR", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

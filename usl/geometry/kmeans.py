@@ -276,6 +276,12 @@ def _fill(points: Points, result: Clusters, nonempty: int) -> Clusters:
     return Clusters(labels, centroids)
 
 
+def cluster_by_cluster(labels: Tensor, values: Tensor) -> Tensor:
+    """Rows (N,), int64: cluster after cluster, in each by rising value (N,), then by index."""
+    order = values.argsort(stable=True)
+    return order[labels[order].argsort(stable=True)]
+
+
 def assigned_distances(points: Points, centroids: Tensor, labels: Tensor) -> Tensor:
     """Exact squared distance of each point to its cluster's centroid, (N,), float64, on the CPU."""
     distances = torch.empty(len(points), dtype=torch.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usl.geometry.kmeans import Clusters, assigned_distances, kmeans
+from usl.geometry.kmeans import Clusters, assigned_distances, cluster_by_cluster, kmeans
 from usl.geometry.points import as_points, check_budget, distances_to, fold_sum
 from usl.selectors.farthest import spread_picks
 
@@ -70,8 +70,7 @@ def central_picks(features: Any, clusters: Clusters) -> Tensor:
         One for each cluster with members, in index order.
     """
     distances = assigned_distances(as_points(features), clusters.centroids, clusters.labels)
-    order = torch.argsort(distances, stable=True)
-    order = order[torch.argsort(clusters.labels[order], stable=True)]
+    order = cluster_by_cluster(clusters.labels, distances)
     ordered = clusters.labels[order]
     first = torch.ones(len(order), dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]

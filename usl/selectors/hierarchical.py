@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from usl.geometry.assignment import nearest_centroids
-from usl.geometry.kmeans import Clusters, assigned_distances, kmeans
+from usl.geometry.kmeans import Clusters, assigned_distances, cluster_by_cluster, kmeans
 from usl.geometry.pairs import cover_step
 from usl.geometry.points import Points, as_points, check_budget
 from usl.selectors.farthest import squared_distance_picks
@@ -129,5 +129,4 @@ def _kmeans(points: Points, count: int, random: np.random.RandomState) -> Cluste
 def _by_distance(points: Points, grouped: Clusters) -> Tensor:
     """Rows (N,), cluster after cluster, in each from the nearest to the centroid on."""
     distances = assigned_distances(points, grouped.centroids, grouped.labels)
-    order = distances.argsort(stable=True)
-    return order[grouped.labels[order].argsort(stable=True)]
+    return cluster_by_cluster(grouped.labels, distances)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usl.errors import InputError
+from usl.geometry.kmeans import cluster_by_cluster
 from usl.geometry.points import check_budget, first_argmin
 
 
@@ -126,8 +127,7 @@ def pseudo_labels(
 
 def _ranks(clusters: Tensor, score: Tensor) -> Tensor:
     """Rank of every image within its cluster by falling score, 0 for the best, (N,), int64."""
-    best_first = torch.argsort(score, descending=True, stable=True)
-    grouped = best_first[torch.argsort(clusters[best_first], stable=True)]
+    grouped = cluster_by_cluster(clusters, -score)
     sizes = torch.bincount(clusters)
     starts = torch.cumsum(sizes, 0) - sizes
     rank = torch.empty_like(clusters)
