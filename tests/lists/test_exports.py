@@ -50,6 +50,9 @@ def test_usb_and_torchssl_read_arrays(tmp_path):
     labelled = np.load(tmp_path / "lb_labels2_1_seed3_idx.npy")
     others = np.load(tmp_path / "ulb_labels2_1_seed3_idx.npy")
     assert labelled.tolist() == [5, 2] and others.tolist() == [0, 1, 3, 4, 6, 7]
+    broken = Picked(np.array([5, 2]), "run", 3, unreadable=np.array([0, 7]))
+    EXPORTS["usb"](tiny_images(8), broken, tmp_path)
+    assert np.load(tmp_path / "ulb_labels2_1_seed3_idx.npy").tolist() == [1, 3, 4, 6]
     EXPORTS["torchssl"](tiny_images(8), PICKED, tmp_path)
     assert np.load(tmp_path / "seed3" / "sampled_label_idx.npy").tolist() == [5, 2]
 

@@ -39,6 +39,10 @@ def test_index_csvs_by_hand():
     picked, rest = (read(text) for text in found.values())
     assert picked.values.tolist() == [[2, 2], [5, 5]]
     assert rest["Index"].tolist() == [0, 1, 3, 4, 6, 7] and list(rest) == ["Index", "ImageID"]
+    unreadable = index_csvs(images(8), np.array([5, 2]), "run", unreadable=np.array([0, 7]))
+    assert list(unreadable) == list(found)
+    picked, rest = (read(text) for text in unreadable.values())
+    assert picked["Index"].tolist() == [2, 5] and rest["Index"].tolist() == [1, 3, 4, 6]
     labels = np.array([-1, 3, 3, -1, -1, 0, -1, -1])
     picked, rest = map(
         read, index_csvs(images(8), np.array([5, 2]), "r", pseudo_labels=labels).values()

@@ -44,6 +44,8 @@ class Picked:
         What people may answer; without any the data set's classes.
     prefix : str
         What Label Studio finds before the names of files.
+    unreadable : ndarray, int, optional
+        Images whose files are none: they are not among all others.
     """
 
     indices: np.ndarray
@@ -51,6 +53,7 @@ class Picked:
     seed: int
     classes: tuple[str, ...] = ()
     prefix: str = LOCAL_FILES
+    unreadable: np.ndarray | None = None
 
 
 def check_exports(
@@ -79,13 +82,17 @@ def check_exports(
 
 def _eman(images: AnyDataset, picks: Picked, folder: Path) -> None:
     """The CSVs that EMAN's FixMatch reads: the labelled images, and all others."""
-    for file, text in index_csvs(images, picks.indices, seeded(picks.name, picks.seed)).items():
+    name = seeded(picks.name, picks.seed)
+    csvs = index_csvs(images, picks.indices, name, unreadable=picks.unreadable)
+    for file, text in csvs.items():
         save_text(folder / file, text)
 
 
 def _usb(images: AnyDataset, picks: Picked, folder: Path) -> None:
     """The pair of arrays that USB looks for in ``data/<dataset>/labeled_idx``."""
     others = np.setdiff1d(np.arange(len(images)), picks.indices)
+    if picks.unreadable is not None:
+        others = np.setdiff1d(others, picks.unreadable)
     end = f"labels{len(picks.indices)}_1_seed{picks.seed}_idx.npy"
     save_array(folder / f"lb_{end}", picks.indices)
     save_array(folder / f"ulb_{end}", others)

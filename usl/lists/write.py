@@ -64,7 +64,12 @@ def picture_name(index: int) -> str:
 
 
 def index_csvs(
-    images: AnyDataset, picks: np.ndarray, name: str, *, pseudo_labels: np.ndarray | None = None
+    images: AnyDataset,
+    picks: np.ndarray,
+    name: str,
+    *,
+    pseudo_labels: np.ndarray | None = None,
+    unreadable: np.ndarray | None = None,
 ) -> dict[str, str]:
     """The CSV of the labelled images and that of all others, by their names.
 
@@ -78,6 +83,8 @@ def index_csvs(
         Of the selection.
     pseudo_labels : ndarray (N,), int, optional
         -1 for images without one; those with one count as labelled.
+    unreadable : ndarray, int, optional
+        Images that are not among all others, since nobody could train on them.
     """
     labelled = np.zeros(len(images), dtype=bool)
     labelled[picks] = True
@@ -85,6 +92,9 @@ def index_csvs(
     if pseudo_labels is not None:
         labelled = pseudo_labels >= 0
         table["Pseudolabel"] = pseudo_labels
+    others = ~labelled
+    if unreadable is not None:
+        others[unreadable] = False
     share = percent(images.name, len(picks), len(images))
     # Decimal: 100 - 0.2 is 99.8, not 99.79999….
     rest = format(100 - Decimal(share), "f")
@@ -92,7 +102,7 @@ def index_csvs(
     other = f"{rest}p_gen_{name}" if rest != share else f"{rest}p_gen_{name}_rest"
     return {
         f"train_{share}p_gen_{name}_index.csv": table[labelled].to_csv(index=False),
-        f"train_{other}_index.csv": table[~labelled].to_csv(index=False),
+        f"train_{other}_index.csv": table[others].to_csv(index=False),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,8 @@ class Pool:
         Their pictures, where the features came with some.
     stand_in : ndarray (size,), int64, or None
         For every row the one that is chosen from instead, where duplicates are left out.
+    unreadable : ndarray, int64
+        Rows of the data set whose files are no images.
     """
 
     features: Features
@@ -70,6 +72,7 @@ class Pool:
     ids: tuple[str, ...] | None = None
     images: FolderDataset | None = None
     stand_in: np.ndarray | None = None
+    unreadable: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
 
 def read_features(section: CfgNode, engine: Local = LOCAL) -> Pool:
@@ -202,7 +205,8 @@ def embed_pool(
             run.remove("unreadable.csv")
     features = selection.features_of(values, scale=scale, rows=rows, engine=engine)
     ids = images.paths if isinstance(images, FolderDataset) else None
-    return Pool(features, rows, len(images), made_by, ids)
+    missing = np.setdiff1d(np.arange(len(images)), rows)
+    return Pool(features, rows, len(images), made_by, ids, unreadable=missing)
 
 
 def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray, preprocess: Preprocess) -> None:

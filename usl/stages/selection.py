@@ -295,14 +295,29 @@ def save_picks(
     run.save(f"selected_indices_{budget}_{seed}.npy", indices, source, by_budget=True)
 
 
-def save_csvs(run: Run, images: AnyDataset, picks: np.ndarray, *, name: str, seed: int) -> None:
+def save_csvs(
+    run: Run,
+    images: AnyDataset,
+    picks: np.ndarray,
+    *,
+    name: str,
+    seed: int,
+    unreadable: np.ndarray | None = None,
+) -> None:
     """Write the CSVs of the labelled and of all other images, as the original names them."""
-    for file, text in index_csvs(images, picks, seeded(name, seed)).items():
+    csvs = index_csvs(images, picks, seeded(name, seed), unreadable=unreadable)
+    for file, text in csvs.items():
         run.save_text(file, text)
 
 
 def export_picks(
-    run: Run, cfg: CfgNode, images: AnyDataset, indices: np.ndarray, *, seed: int
+    run: Run,
+    cfg: CfgNode,
+    images: AnyDataset,
+    indices: np.ndarray,
+    *,
+    seed: int,
+    unreadable: np.ndarray | None = None,
 ) -> None:
     """Write the picks as the tools of EXPORT read them."""
     if run.folder is None:
@@ -313,6 +328,7 @@ def export_picks(
         seed,
         classes=tuple(cfg.EXPORT_CLASSES),
         prefix=cfg.EXPORT_PREFIX,
+        unreadable=unreadable,
     )
     for name in cfg.EXPORT:
         folder = run.folder / "exports" / name

@@ -350,9 +350,12 @@ def choose(
         named = pool.rows[indices]
         selection.save_picks(run, named, budget=budget, seed=seed, source=source)
         if images is not None and "EXPORT" in cfg:
-            selection.export_picks(run, cfg, images, named, seed=seed)
+            selection.export_picks(run, cfg, images, named, seed=seed, unreadable=pool.unreadable)
         if images is not None and csvs:
-            selection.save_csvs(run, images, named, name=cfg.RUN_NAME or "usl", seed=seed)
+            selection.save_csvs(
+                run, images, named,
+                name=cfg.RUN_NAME or "usl", seed=seed, unreadable=pool.unreadable,
+            )  # fmt: skip
         if isinstance(images, FolderDataset):
             selection.copy(run, cfg, images, named, seed=seed)
         sizes = grouped.sizes[chosen.clusters].numpy()
