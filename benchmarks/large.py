@@ -104,7 +104,7 @@ def main() -> None:
         if code:
             sys.exit(code)
         record = json.loads((run / "run.json").read_text())
-        print("\n| step | seconds |\n|---|---|")
+        print("\n| step, as far as this process did it | seconds |\n|---|---|")
         for step, seconds in record["timings"].items():
             print(f"| {step} | {seconds:.1f} |")
         print("\npeak, GB: " + ", ".join(f"{name} {size:.2f}" for name, size in peaks.items()))

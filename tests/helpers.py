@@ -8,7 +8,6 @@ import math
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -40,9 +39,11 @@ def run_script(script, *argv):
     """Run "stage/script.py" as a person does: a new process, from its own folder."""
     path = ROOT / script
     command = [sys.executable, path.name, *map(str, argv)]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=LIMIT)
 
 
+# Seconds after which a process is stuck.
+LIMIT = 600
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -50,7 +51,7 @@ def torchrun(count, script, *argv):
     """Run "stage/script.py" in so many processes, from its own folder."""
     path = ROOT / script
     command = [*LAUNCHER, str(count), path.name, *map(str, argv)]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=LIMIT)
 
 
 def kill_script(script, *argv, when):
@@ -60,9 +61,9 @@ def kill_script(script, *argv, when):
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=path.parent, stderr=nowhere, stdout=nowhere)
     deadline = time.monotonic() + 120
-    while not when() and time.monotonic() < deadline:
+    while not when() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
 
 

@@ -208,8 +208,8 @@ def test_a_shard_that_was_cut_off(content, tmp_path, place):
 def test_a_damaged_row_group_is_unreadable(content, tmp_path, place):
     path = make_parquet(tmp_path / "x.parquet", content, rows=3)
     raw = bytearray(path.read_bytes())
-    place = parquet.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
-    raw[place : place + 30] = bytes(30)
+    page = parquet.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
+    raw[page : page + 30] = bytes(30)
     path.write_bytes(raw)
     images = open_dataset("images", path if place == "here" else f"file://{path}")
     found = images.each([2, 3, 5, 6], np.shape, instead=lambda row, error: str(error))

@@ -92,8 +92,8 @@ def test_first_pictures_of_animations_and_modern_formats(tmp_path):
     images = open_dataset("images", tmp_path)
     shapes = [pixel.shape for pixel in pixels(images)]
     assert shapes[:2] == [(20, 20, 3), (30, 30, 3)]
-    assert pixels(images)[0][0, 0].tolist() == [255, 0, 0] or pixels(images)[0][0, 0, 0] > 250
-    assert len(images) == 3 if register_heif() else 2
+    assert pixels(images)[0][0, 0, 0] > 250 and pixels(images)[0][0, 0, 1:].max() < 5
+    assert len(images) == (3 if register_heif() else 2)
 
 
 def test_heic_is_counted_where_it_cannot_be_read(place, monkeypatch):

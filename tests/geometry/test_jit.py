@@ -16,19 +16,30 @@ from usl.geometry.points import Points
 from usl.geometry.products import Int16, products_of
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_several_callers_leave_torchs_threads_as_they_were():
     before = torch.get_num_threads()
 
     def use(_):
         with jit.threads() as pool:
             assert torch.get_num_threads() == 1
+            time.sleep(0.002)
             return list(pool.map(abs, range(3)))
 
     with ThreadPoolExecutor(4) as callers:
         assert list(callers.map(use, range(12))) == [[0, 1, 2]] * 12
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before == 2
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_after_an_interruption_nothing_more_begins():
     done = []
 

@@ -1,5 +1,6 @@
 """The comparison of selectors on files of images, and what becomes of its trainings."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -9,7 +10,8 @@ import time
 
 import pytest
 from commands import COMPARE
-from helpers import ROOT
+from filelock import FileLock
+from helpers import LIMIT, ROOT
 
 from usl import InputError
 
@@ -77,12 +79,17 @@ def test_a_comparison_that_is_ended_takes_its_training_along(comparison, tmp_pat
     driver = subprocess.Popen(
         [sys.executable, script.name, *words], cwd=script.parent, start_new_session=True
     )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/trainings/*/seed1/checkpoint.pth")):
-        assert driver.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGTERM)
-    assert driver.wait() == 128 + signal.SIGTERM
-    # None of its group is left.
-    with pytest.raises(ProcessLookupError):
-        os.killpg(driver.pid, 0)
+    deadline = time.monotonic() + LIMIT
+    try:
+        while not list(tmp_path.glob("run/trainings/*/seed1/checkpoint.pth")):
+            assert driver.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.terminate()
+        assert driver.wait() == 128 + signal.SIGTERM
+        # The training has let go of its folder.
+        (lock,) = tmp_path.glob("run/trainings/*/.lock")
+        with FileLock(lock, timeout=0):
+            pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)

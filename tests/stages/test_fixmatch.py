@@ -167,6 +167,16 @@ def test_the_script_on_files_in_cifars_format(cifar, script, tmp_path, capsys):
     assert re.search(r"<dt>Steps</dt>\s*<dd>5</dd>", report) and "Epochs" not in report
     assert "training goes on" not in done.stderr
 
+    # Tested alone, the average is what is tested, and nothing is written.
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    script(FIXMATCH, *fixmatching(cifar, run, *more, "EVAL_ONLY", True))
+    alone = capsys.readouterr().out
+    for row, seed in zip(rows, "12", strict=True):
+        accuracy = float(row["accuracy"])
+        assert f"seed {seed}, 20 labels of slice{seed}: accuracy {accuracy:.2f}" in alone
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert any(row["accuracy"] != row["accuracy_raw"] for row in rows)
+
     # What is finished is not trained again, and not gone on with under other settings.
     script(FIXMATCH, *fixmatching(cifar, run, *more))
     again = capsys.readouterr()

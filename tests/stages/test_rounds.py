@@ -104,7 +104,9 @@ def test_names_from_elsewhere_and_edges(tmp_path, script, capsys):
     assert picks == [sorted(names).index("x/z.png")]
     # An image without a name goes by its index.
     known.write_text("Index,path\n0,\n1,q.png\n")
-    choose(script, capsys, photos, tmp_path / "two", KEY, known, "USL.NUM_SELECTED_SAMPLES", 1)
+    more = (KEY, known, "USL.NUM_SELECTED_SAMPLES", 2)
+    picks, _ = choose(script, capsys, photos, tmp_path / "two", *more)
+    assert sorted(picks) == [2, 3]
 
 
 def test_lists_are_read_before_anything_is_begun(photos, tmp_path, script, capsys):

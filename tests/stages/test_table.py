@@ -165,10 +165,11 @@ def test_without_a_config_a_script_reads_the_originals(name, tmp_path, monkeypat
     assert changed.RUN_NAME == "other" and changed.DATASET == given.DATASET
 
 
-def test_a_script_alone_reads_its_config(script):
-    # The released encoder is not here: it is the one of the original's config that is missed.
-    with pytest.raises(InputError, match="put cifar10_ckpt_epoch_200.pth in one of|CIFAR10 is not"):
-        script(CIFAR, "--opts", "DEVICE", "cpu")
+def test_a_script_alone_reads_its_config(cifar, tmp_path, script):
+    # The data set is that of the original's config; without one there would be none to open.
+    with pytest.raises(InputError, match="USL.KNN_K is 400; choose 1 to 200, the number of images"):
+        script(CIFAR, "--opts", "DATASET.ROOT_DIR", cifar, "RUN_DIR", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_option_in_an_error_of_the_library_is_called_by_its_setting():

@@ -1,6 +1,8 @@
 """USL on a messy folder of somebody's own, as a person would run it."""
 
 import csv
+import json
+import re
 
 import numpy as np
 import pytest
@@ -99,6 +101,24 @@ def test_all_of_them_and_another_number_of_workers(photos, tmp_path, script, cap
         texts.append((run / "selected.csv").read_text())
     assert texts[0] == texts[1]
     assert "'=2+3.png" in texts[0]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_people_may_answer_reaches_the_tools(photos, tmp_path, script):
+    more = (
+        "EXPORT", "[labelstudio, cvat, folders]", "EXPORT_CLASSES", "[cat, dog]",
+        "EXPORT_PREFIX", "https://example.org/p/",
+    )  # fmt: skip
+    script(IMAGES, *own_images(photos, tmp_path / "run", *more))
+    exports = tmp_path / "run" / "exports"
+    config = (exports / "labelstudio/seed1/config.xml").read_text()
+    assert re.findall(r'<Choice value="(\w+)"', config) == ["cat", "dog"]
+    tasks = json.loads((exports / "labelstudio/seed1/tasks.json").read_text())
+    assert len(tasks) == 8
+    assert all(task["data"]["image"].startswith("https://example.org/p/") for task in tasks)
+    tags = json.loads((exports / "cvat/seed1/labels.json").read_text())
+    assert [tag["name"] for tag in tags] == ["cat", "dog"]
+    assert {"cat", "dog"} < {path.name for path in (exports / "folders/seed1").iterdir()}
 
 
 @pytest.mark.usefixtures("no_pictures")

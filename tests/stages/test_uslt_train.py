@@ -155,19 +155,33 @@ def test_heads_alone_are_trained_on_request(chained, tiny_cifar, tmp_path, scrip
         assert (value - model[f"cluster_head.{name}"]).abs().max() < 5.5e-3
 
 
-def test_the_weight_average_is_what_selection_takes(chained, tiny_cifar, tmp_path, script, capsys):
+def test_selection_takes_the_trained_weights_or_their_average(
+    chained, tiny_cifar, tmp_path, script, capsys
+):
     neighbors = chained[0] / "mined" / "topk-train-neighbors.npy"
     options = ("USLT_PRETRAIN.EMA_DECAY", 0.9, "EPOCHS", 1)
     script(PRETRAIN, *pretraining(tiny_cifar, neighbors, tmp_path / "trained"), *options)
     content = load(tmp_path / "trained")
     assert set(content["ema_model"]) == set(content["model"])
-    capsys.readouterr()
-    script(
-        SELECT, *selection(tiny_cifar, tmp_path / "trained" / "checkpoint.pth", tmp_path / "picked")
-    )
-    features = np.load(tmp_path / "picked" / "memory_feats_list.npy")
-    expected = by_hand(features, content["ema_model"], head=0, mean=True, budget=CLUSTERS)
-    assert printed_alone(capsys.readouterr().out) == expected
+    # After so few steps both would choose alike.
+    torch.manual_seed(1)
+    content["ema_model"] = {
+        name: torch.randn_like(weights) if name.startswith("cluster_head.") else weights
+        for name, weights in content["ema_model"].items()
+    }
+    torch.save(content, tmp_path / "apart.pth")
+    chosen, features = {}, {}
+    for which, more in (("model", ()), ("ema", ("USLT.WEIGHTS", "ema"))):
+        run = tmp_path / which
+        capsys.readouterr()
+        script(SELECT, *selection(tiny_cifar, tmp_path / "apart.pth", run), *more)
+        chosen[which] = printed_alone(capsys.readouterr().out)
+        features[which] = np.load(run / "memory_feats_list.npy")
+        weights = content[{"model": "model", "ema": "ema_model"}[which]]
+        expected = by_hand(features[which], weights, head=0, mean=True, budget=CLUSTERS)
+        assert chosen[which] == expected
+    assert chosen["model"] != chosen["ema"]
+    assert not np.array_equal(features["model"], features["ema"])
 
 
 @pytest.mark.slow

@@ -60,12 +60,8 @@ def test_killed_between_two_files(whole, tmp_path, monkeypatch, file):
     resume_replacing = resume.replacing
     for module in (resume, layouts):
         monkeypatch.setattr(module, "replacing", killed)
-    try:
+    with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
-        # The best of the second epoch was no better.
-        assert len(written) <= file
-    except KeyboardInterrupt:
-        pass
     monkeypatch.undo()
     train(tmp_path)
     for name in FILES:

@@ -4,16 +4,26 @@ import math
 
 import pytest
 import torch
-from helpers import CPU, in_processes, preprocess, tiny_images
+from helpers import CPU, Watched, in_processes, preprocess, tiny_images
+from oracles import contrastive as oracle
 from torch import nn
 from toys.pretraining import outcome, pretrain
 
 from usl import InputError
 from usl.augment.moco import MocoTransform
+from usl.augment.rng import Key, one_of
 from usl.augment.views import Views
 from usl.encoders.checkpoints import load_encoder, save_encoder
+from usl.encoders.registry import new_network
 from usl.models.resnet_cifar import CldEncoder, PretextEncoder
-from usl.training.pretraining import Contrast, Embedding, PretrainingEvaluator
+from usl.training.contrastive import groups
+from usl.training.pretraining import (
+    NEIGHBOR,
+    Contrast,
+    Embedding,
+    PretrainingEvaluator,
+    contrastive_step,
+)
 
 
 @pytest.mark.slow
@@ -48,6 +58,38 @@ def test_what_pretraining_writes_is_what_selection_reads(tmp_path, cld):
     torch.testing.assert_close(before(x), nn.functional.normalize(network.features(x)))
     with pytest.raises(InputError, match="unknown `output` 'tail'; choose head or backbone"):
         load_encoder(tmp_path / "encoder.pth", "SmallResNet", output="tail")
+
+
+@pytest.mark.parametrize("cld", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_step_equals_the_method_written_out(cld, paired):
+    data = tiny_images(12, seed=0)
+    views = Watched(Views(data, preprocess(data), device=CPU))
+    neighbors = torch.stack([torch.arange(12), (torch.arange(12) + 5) % 12], dim=1)
+    contrast = Contrast(temperature=0.3, cld=cld, groups=3, group_temperature=0.7, group_weight=0.4)
+    torch.manual_seed(0)
+    network = new_network("SmallResNet", 2, 10, cld=cld).eval()
+    step = contrastive_step(
+        views, MocoTransform(), contrast, seed=5, neighbors=neighbors if paired else None
+    )
+    images = torch.tensor([7, 0, 3, 11, 4, 9])
+    loss, shown = step(network)(images, 2, 31)
+
+    first, second = views.calls
+    partners = one_of(neighbors, Key(images, 5, 2, NEIGHBOR)) if paired else images
+    assert first == (MocoTransform, images.tolist(), images.tolist(), 2, 0)
+    # The view is of the partner, by numbers of the image.
+    assert second == (MocoTransform, partners.tolist(), images.tolist(), 2, 1)
+    assert partners.tolist() != images.tolist() or not paired
+    z, other = (network(given) for given in views.given)
+    expected = oracle.nt_xent(*((z[:, 0], other[:, 0]) if cld else (z, other)), 0.3)
+    if cld:
+        grouped = groups(torch.stack([z[:, 1], other[:, 1]]), 3, 5 + 31)
+        cross = oracle.cross_level(z[:, 1], other[:, 1], 0.7, *zip(*grouped, strict=True))
+        assert float(shown["nt_xent"]) == pytest.approx(float(expected), rel=1e-5)
+        assert float(shown["cross_level"]) == pytest.approx(float(cross), rel=1e-5)
+        expected = expected + 0.4 * cross
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_bfloat16_trains():
