@@ -98,7 +98,12 @@ def printed_alone(text):
 
 def rows_of(run):
     """The table of a run, results.csv."""
-    with (run / "results.csv").open() as file:
+    return csv_rows(run / "results.csv")
+
+
+def csv_rows(path):
+    """The rows of a CSV, each by the names of its columns."""
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -1,11 +1,10 @@
 """What other tools read of picks."""
 
-import csv
 import shutil
 
 import numpy as np
 import pytest
-from helpers import make_folder, tiny_images
+from helpers import csv_rows, make_folder, tiny_images
 from torchvision.datasets import ImageFolder
 
 from usl import InputError
@@ -27,19 +26,14 @@ def test_every_export_writes_files_into_its_folder_alone(name, tmp_path):
     assert {path: path.read_bytes() for path in written} == content
 
 
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_eman_reads_the_images_of_a_folder_by_class_and_file(tmp_path):
     kinds = {f"{c}/{i}.png": ("L", (9, 9)) for c in ("cat", "dog") for i in range(4)}
     images = open_dataset("folder", make_folder(tmp_path / "data", kinds))
     EXPORTS["eman"](images, PICKED, tmp_path)
-    assert rows(tmp_path / "train_25p_gen_run_seed3_index.csv") == [
+    assert csv_rows(tmp_path / "train_25p_gen_run_seed3_index.csv") == [
         {"Index": "2", "ImageID": "cat/2.png"}, {"Index": "5", "ImageID": "dog/1.png"},
     ]  # fmt: skip
-    others = rows(tmp_path / "train_75p_gen_run_seed3_index.csv")
+    others = csv_rows(tmp_path / "train_75p_gen_run_seed3_index.csv")
     assert [row["Index"] for row in others] == ["0", "1", "3", "4", "6", "7"]
     EXPORTS["eman"](images, Picked(np.array([1]), "run", 0), tmp_path)
     assert (tmp_path / "train_12.5p_gen_run_index.csv").exists()

@@ -1,16 +1,10 @@
 """The benchmark of a messy folder of real photographs, small: what it leaves behind."""
 
-import csv
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
-
-
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+from helpers import ROOT, csv_rows
 
 
 @pytest.mark.slow
@@ -21,14 +15,14 @@ def test_every_run_chooses_the_same_from_a_messy_folder(tmp_path):
     assert done.stdout.count("True") == 4
     assert "shards are there already" in (tmp_path / "killed" / "run.log").read_text()
     run = tmp_path / "again"
-    unreadable = {row["ImageID"].rpartition("/")[2] for row in table(run / "unreadable.csv")}
+    unreadable = {row["ImageID"].rpartition("/")[2] for row in csv_rows(run / "unreadable.csv")}
     assert unreadable == {"broken.jpg", "cut.png", "empty.png", "gone.png", "page.png"}
     copies = {
         row["ImageID"].rpartition("/")[2]: row["OfImageID"].rpartition("/")[2]
-        for row in table(run / "duplicates.csv")
+        for row in csv_rows(run / "duplicates.csv")
         if row["Kind"] == "exact"
     }
     assert copies == {"second.png": "first.png", "third.png": "first.png"}
-    assert len({row["Index"] for row in table(run / "selected.csv")}) == 20
+    assert len({row["Index"] for row in csv_rows(run / "selected.csv")}) == 20
     text = (run / "run.log").read_text()
     assert "left out 1 .mp4, 1 .txt" in text or "left out 1 .mp4, 1 .txt" in done.stderr

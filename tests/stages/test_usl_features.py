@@ -1,6 +1,5 @@
 """USL on tables that people bring: names, pictures, and what is written of the picks."""
 
-import csv
 import json
 import sys
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import CIFAR, FEATURES, MINE
-from helpers import printed_alone
+from helpers import csv_rows, printed_alone
 from PIL import Image
 
 from usl import InputError
@@ -16,11 +15,6 @@ from usl.geometry.hierarchy import hierarchical_kmeans
 from usl.geometry.kmeans import member_sums
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.selectors.maxherding import herding_picks
-
-
-def table_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
     more = ("FEATURES.ID_COLUMN", "name", "FEATURES.IMAGES", "picture")
     script(FEATURES, *options(pets, run, *more))
     picks = printed_alone(capsys.readouterr().out)
-    rows = table_of(run / "selected.csv")
+    rows = csv_rows(run / "selected.csv")
     assert list(rows[0]) == [
         "Rank",
         "Index",
@@ -76,7 +70,7 @@ def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
     assert [task["data"]["path"] for task in tasks] == [f"pictures/{pick}.png" for pick in picks]
     # All rows: the name that a spreadsheet would take for a formula is harmless.
     script(FEATURES, *options(pets, run, *more, "USL.NUM_SELECTED_SAMPLES", 30))
-    names = {row["Index"]: row["ImageID"] for row in table_of(run / "selected.csv")}
+    names = {row["Index"]: row["ImageID"] for row in csv_rows(run / "selected.csv")}
     assert names["29"] == '\'=HYPERLINK("x")'
 
 
@@ -84,7 +78,7 @@ def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
 def test_a_list_of_pictures(pets, tmp_path, script, capsys):
     (tmp_path / "list.txt").write_text("".join(f"pictures/{i}.png\n" for i in range(30)))
     script(FEATURES, *options(pets, tmp_path / "run", "FEATURES.IMAGES", "list.txt"))
-    rows = table_of(tmp_path / "run" / "selected.csv")
+    rows = csv_rows(tmp_path / "run" / "selected.csv")
     assert [row["ImageID"] for row in rows] == [f"pictures/{row['Index']}.png" for row in rows]
     (tmp_path / "list.txt").write_text("pictures/1.png\n")
     with pytest.raises(InputError, match="list.txt has 1 lines, and .* 30 rows; give as many"):
@@ -119,7 +113,7 @@ def test_images_in_memory_have_no_names(tmp_path, script, capsys):
         "pixels",
     )
     script(CIFAR, *argv, "USL.SEEDS", "[1, 2]", "USL.NUM_SELECTED_SAMPLES", 3)
-    rows = table_of(tmp_path / "selected.csv")
+    rows = csv_rows(tmp_path / "selected.csv")
     assert "ImageID" not in rows[0] and [row["Seed"] for row in rows] == list("111222")
 
 
@@ -167,7 +161,7 @@ def test_another_selector(pets, tmp_path, script, capsys):
     picks = printed_alone(capsys.readouterr().out)
     x = pd.read_csv(pets)[[f"d{i}" for i in range(4)]].to_numpy()
     assert picks == herding_picks(x, 5).tolist()
-    rows = table_of(run / "selected.csv")
+    rows = csv_rows(run / "selected.csv")
     # Each pick stands for the rows that are nearest to it.
     nearest = np.square(x[:, None] - x[picks][None]).sum(axis=2).argmin(axis=1)
     assert [int(row["ClusterSize"]) for row in rows] == np.bincount(nearest).tolist()

@@ -1,6 +1,5 @@
 """USL on ImageNet's layout: features, picks, CSVs, released results, lists instead of images."""
 
-import csv
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,15 @@ import pytest
 import timm
 import torch
 from commands import IMAGENET, IMAGENET_RANDOM, imagenet_selection
-from helpers import ROOT, kill_script, printed, printed_alone, random_statistics, run_script
+from helpers import (
+    ROOT,
+    csv_rows,
+    kill_script,
+    printed,
+    printed_alone,
+    random_statistics,
+    run_script,
+)
 from oracles.selection import usl as usl_by_hand
 from PIL import Image
 
@@ -42,11 +49,6 @@ def features_by_hand(root, weights, names):
     return found, found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def eman_reads(path, root):
     """What EMAN's FixMatch makes of a split: rows of ImageFolder by the column Index."""
     from torchvision.datasets import ImageFolder
@@ -70,8 +72,8 @@ def test_from_images_to_splits(small_folder, weights, tmp_path, script, capsys):
         assert np.load(tmp_path / f"cluster_labels_4_{seed}.npy").tolist() == clusters.tolist()
         assert picks[seed] == expected.tolist()
         assert np.load(tmp_path / f"selected_indices_4_{seed}.npy").tolist() == picks[seed]
-        chosen = table(tmp_path / f"train_11.11p_gen_mine{end}_index.csv")
-        rest = table(tmp_path / f"train_88.89p_gen_mine{end}_index.csv")
+        chosen = csv_rows(tmp_path / f"train_11.11p_gen_mine{end}_index.csv")
+        rest = csv_rows(tmp_path / f"train_88.89p_gen_mine{end}_index.csv")
         assert list(chosen[0]) == ["Index", "ImageID"]
         assert [int(row["Index"]) for row in chosen] == sorted(picks[seed])
         assert all(names[int(row["Index"])] == row["ImageID"] for row in chosen + rest)
@@ -134,7 +136,7 @@ def test_released_features_need_neither_images_nor_an_encoder(tmp_path, script, 
         horizon=3, exclude_own=True,
     )  # fmt: skip
     assert picks == expected.tolist()
-    rows = table(tmp_path / "run" / "train_10p_gen_mine_index.csv")
+    rows = csv_rows(tmp_path / "run" / "train_10p_gen_mine_index.csv")
     assert [row["ImageID"] for row in rows] == [names[i] for i in sorted(picks)]
     # Again: what was taken is taken again, also once the images are there.
     for name in names:
@@ -191,7 +193,7 @@ def test_broken_images_stop_or_are_skipped(small_folder, weights, tmp_path, scri
     picks = printed_alone(capsys.readouterr().out)
     # All that can be read are picked, by their own numbers.
     assert sorted(picks) == [i for i in range(36) if i not in (11, 35)]
-    rows = table(tmp_path / "run" / "unreadable.csv")
+    rows = csv_rows(tmp_path / "run" / "unreadable.csv")
     assert [(row["Index"], row["ImageID"]) for row in rows] == [
         ("11", "b/2.png"),
         ("35", "d/8.png"),
@@ -203,7 +205,7 @@ def test_broken_images_stop_or_are_skipped(small_folder, weights, tmp_path, scri
     features = np.load(tmp_path / "run" / "memory_feats_list.npy")
     assert np.flatnonzero(np.isnan(features).any(axis=1)).tolist() == [11, 35]
     assert np.load(tmp_path / "run" / "rows.npy").tolist() == sorted(picks)
-    rest = table(tmp_path / "run" / "train_5.56p_gen_mine_index.csv")
+    rest = csv_rows(tmp_path / "run" / "train_5.56p_gen_mine_index.csv")
     # Nobody could train on the others.
     assert rest == []
     # The same, from what is saved.
@@ -223,7 +225,7 @@ def test_what_an_encoder_refuses_is_named_with_its_reason(small_folder, tmp_path
     Image.new("L", (1, 150000)).save(root / "train" / "a" / "thread.png")
     argv = imagenet_selection(root, "", tmp_path / "run", "MODEL.ARCH", "pixels")
     script(IMAGENET, *argv, "DATASET.UNREADABLE", "skip", "DATASET.IMAGE_SIZE", 224)
-    (row,) = table(tmp_path / "run" / "unreadable.csv")
+    (row,) = csv_rows(tmp_path / "run" / "unreadable.csv")
     assert row["ImageID"] == "a/thread.png"
     assert "is too long for its width, 1 × 150000 pixels; crop it" in row["Reason"]
 
@@ -235,7 +237,7 @@ def test_a_subset_of_classes(small_folder, weights, tmp_path, script, capsys):
         "imagenet100",
     )  # fmt: skip
     script(IMAGENET, *argv)
-    rows = table(tmp_path / "run" / "train_22.22p_gen_mine_index.csv")
+    rows = csv_rows(tmp_path / "run" / "train_22.22p_gen_mine_index.csv")
     assert len(rows) == 4 and {row["ImageID"][0] for row in rows} <= {"b", "d"}
     assert all(row["ImageID"] == f"{'bd'[i // 9]}/{i % 9}.png" for row in rows
                for i in [int(row["Index"])])  # fmt: skip
@@ -257,9 +259,9 @@ def test_random_picks_are_the_published_draw(tmp_path, script, capsys):
         np.random.seed(seed)
         expected = np.random.choice(np.arange(60), size=6, replace=False)
         assert picks[seed] == expected.tolist()
-        rows = table(tmp_path / "run" / f"train_10p_gen_random{end}_index.csv")
+        rows = csv_rows(tmp_path / "run" / f"train_10p_gen_random{end}_index.csv")
         assert [row["ImageID"] for row in rows] == [names[i] for i in sorted(expected)]
-        assert len(table(tmp_path / "run" / f"train_90p_gen_random{end}_index.csv")) == 54
+        assert len(csv_rows(tmp_path / "run" / f"train_90p_gen_random{end}_index.csv")) == 54
 
 
 @pytest.mark.slow
@@ -298,8 +300,8 @@ def test_the_originals_commands_run_as_printed(tmp_path):
         assert done.returncode == 0, done.stderr
         picks = np.load(stage / "saved" / run / "selected_indices_2911_0.npy")
         assert len(set(picks.tolist())) == 2911
-        rows = table(stage / "saved" / run / f"train_0.2p_gen_{run}_index.csv")
-        rest = table(stage / "saved" / run / f"train_99.8p_gen_{run}_index.csv")
+        rows = csv_rows(stage / "saved" / run / f"train_0.2p_gen_{run}_index.csv")
+        rest = csv_rows(stage / "saved" / run / f"train_99.8p_gen_{run}_index.csv")
         assert len(rows) == 2911 and len(rest) == 89
         assert rows[0]["ImageID"].startswith("n00000000/")
         assert (stage / "saved" / run / "report.html").read_text().count("n00000000/") > 30

@@ -1,13 +1,12 @@
 """USL on a messy folder of somebody's own, as a person would run it."""
 
-import csv
 import json
 import re
 
 import numpy as np
 import pytest
 from commands import IMAGES, own_images
-from helpers import KINDS, make_folder, printed_alone, run_script
+from helpers import KINDS, csv_rows, make_folder, printed_alone, run_script
 from PIL import Image
 
 import usl
@@ -50,22 +49,17 @@ def photos(tmp_path):
     return root
 
 
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_messy_folder(photos, tmp_path, script, capsys):
     run = tmp_path / "run"
     script(IMAGES, *own_images(photos, run, "PICKS_TO", "folder"))
     out = capsys.readouterr().out
     picks = printed_alone(out)
     assert len(set(picks)) == 8 and f"copies: {run / 'picks'}" in out
-    unreadable = {row["ImageID"]: row["Reason"] for row in table(run / "unreadable.csv")}
+    unreadable = {row["ImageID"]: row["Reason"] for row in csv_rows(run / "unreadable.csv")}
     assert set(unreadable) == {"broken.jpg", "empty.png", "gone.png", "page.png"}
     assert "No such file" in unreadable["gone.png"]
     names = sorted([*KINDS, *ODD, "turned.jpg", "moving.gif", *unreadable])
-    rows = table(run / "selected.csv")
+    rows = csv_rows(run / "selected.csv")
     assert [int(row["Index"]) for row in rows] == picks
     # In the order of the paths; a formula is made harmless.
     for row in rows:
