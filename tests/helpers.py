@@ -35,23 +35,21 @@ STATE_DICTS = json.loads((FACTS / "state_dicts.json").read_text())
 CPU = torch.device("cpu")
 
 
-def run_script(script, *argv):
-    """Run "stage/script.py" as a person does: a new process, from its own folder."""
-    path = ROOT / script
-    command = [sys.executable, path.name, *map(str, argv)]
-    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=LIMIT)
-
-
 # Seconds after which a process is stuck.
 LIMIT = 600
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def torchrun(count, script, *argv):
-    """Run "stage/script.py" in so many processes, from its own folder."""
+def run_script(script, *argv, launcher=(sys.executable,)):
+    """Run "stage/script.py" as a person does: a new process, from its own folder."""
     path = ROOT / script
-    command = [*LAUNCHER, str(count), path.name, *map(str, argv)]
+    command = [*launcher, path.name, *map(str, argv)]
     return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, timeout=LIMIT)
+
+
+def torchrun(count, script, *argv):
+    """The same in so many processes."""
+    return run_script(script, *argv, launcher=(*LAUNCHER, str(count)))
 
 
 def kill_script(script, *argv, when):

@@ -259,6 +259,6 @@ def test_an_address_where_nothing_answers_is_an_error(cluster, monkeypatch):
 def test_without_ray_an_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        InputError, match=r"`engine` ray is not installed: pip install 'usl\[ray\]'"
+        InputError, match=r"`engine` ray is not installed: pip install 'ray\[data\]'"
     ):
         Ray()

@@ -61,5 +61,7 @@ def test_the_same_picks_for_any_block(monkeypatch):
 def test_rows_of_zeros_have_no_direction():
     x = features("sphere", 10, 3)
     x[4] = 0
-    with pytest.raises(InputError, match="row 4 of features is all zeros and cannot be normalised"):
+    with pytest.raises(
+        InputError, match="row 4 of features, for ActiveFT, is all zeros and cannot be normalised"
+    ):
         trained_picks(x, 3, seed=0)

@@ -339,7 +339,7 @@ def test_bad_checkpoints(simclr_run, simclr_folder, script, tmp_path):
     resumed(message, optimizer=None)
     resumed(message, optimizer=optimizer | {"state": other})
     assert not (tmp_path / "run").exists()
-    resumed("step 8 of 8 is done already; set more EPOCHS, or test", "metrics")
+    resumed("step 8 of 8 is done already; set more EPOCHS, test, or begin anew", "metrics")
     with pytest.raises(
         InputError, match="r14_0.125x_sk0.pth.*with its weights|no checkpoint of a tr"
     ):
