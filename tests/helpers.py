@@ -35,8 +35,7 @@ STATE_DICTS = json.loads((FACTS / "state_dicts.json").read_text())
 CPU = torch.device("cpu")
 
 
-# Seconds after which a process is stuck.
-LIMIT = 600
+LIMIT = 600  # seconds, after which a process is stuck
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -296,11 +295,9 @@ def in_processes(path, count, function, *arguments):
     )
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [*LAUNCHER, str(count), str(path)],
+        [*LAUNCHER, str(count), str(path)], capture_output=True, text=True, timeout=LIMIT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT "))
