@@ -5,8 +5,10 @@
 A step of USL-T (three forward passes of 448 images, two of them of strong views) and one of
 FixMatch (64 labelled images and 448 others, one forward pass of 960 views), each with the update of
 the weights. Both ways share the network, in float32, and take turns in one process; medians.
+--smoke: few images, one round.
 """
 
+import argparse
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -31,8 +33,7 @@ from usl.training.loop import Step
 from usl.training.uslt import Weights, uslt_step
 from usl.training.uslt_losses import GlobalCriterion, GlobalOptions, LocalCriterion
 
-CLUSTERS, LABELLED, MU = 40, 64, 7
-COUNT = LABELLED * MU
+CLUSTERS, MU = 40, 7
 SMALL = small_resnet(16, 10)
 
 
@@ -41,11 +42,16 @@ def uslt(backbone: CifarResNet) -> nn.Module:
     return UsltNetwork(backbone, new_heads(backbone.dim, CLUSTERS, cosine=False))
 
 
+def fixmatch(backbone: CifarResNet) -> nn.Module:
+    """A network for FixMatch."""
+    return Classifier(backbone, backbone.dim, 10)
+
+
 Case = tuple[str, str, Callable[[], nn.Module]]
 CASES: dict[str, list[Case]] = {
     "cpu": [
         ("USL-T", "SmallResNet 16/10", lambda: uslt(CifarResNet(**SMALL))),
-        ("FixMatch", "SmallResNet 16/10", lambda: Classifier(CifarResNet(**SMALL), 10)),
+        ("FixMatch", "SmallResNet 16/10", lambda: fixmatch(CifarResNet(**SMALL))),
         ("FixMatch", "WRN-10-1", lambda: WideResNet(10, 1)),
     ],
     "cuda": [
@@ -55,16 +61,16 @@ CASES: dict[str, list[Case]] = {
 }
 
 
-def step_of(method: str, network: nn.Module, views: Views) -> Step:
-    """A step of the method on COUNT images, and for FixMatch on LABELLED labelled ones too."""
+def step_of(method: str, network: nn.Module, views: Views, labelled: int) -> Step:
+    """A step of the method on MU · labelled images, and for FixMatch on the labelled ones too."""
     if method == "USL-T":
         neighbors = torch.arange(len(views), device=views.device)[:, None].expand(-1, 5)
         local = LocalCriterion(3, CLUSTERS, adjustment=5.0, temperature=0.25).to(views.device)
         whole = GlobalCriterion(3, CLUSTERS, GlobalOptions()).to(views.device)
         strong = ScanTransform(fill=0.5)
         return uslt_step(views, strong, neighbors, local, whole, Weights(), seed=0)(network)
-    some = Labelled("made up", torch.arange(CLUSTERS), torch.arange(CLUSTERS) % 10)
-    options = FixMatch(labelled=LABELLED, mu=MU)
+    some = Labelled("made up", torch.arange(10), torch.arange(10))
+    options = FixMatch(labelled=labelled, mu=MU)
     weak, strong = WeakTransform(), RandAugmentTransform()
     batches = FixMatchViews(views, weak, strong, some, options, seed=0, steps=1)
     return fixmatch_step(batches)(network)
@@ -72,17 +78,21 @@ def step_of(method: str, network: nn.Module, views: Views) -> Step:
 
 def main() -> None:
     """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true")
+    labelled, rounds = (4, 1) if parser.parse_args().smoke else (64, 5)
+    count = labelled * MU
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("device  method    network            channels  images  batched/s    PIL/s  ratio")
     for kind in devices:
         device = torch.device(kind)
         for (method, name, build), channels in itertools.product(CASES[kind], (1, 3)):
-            pictures = np.random.RandomState(0).randint(0, 256, (COUNT, 32, 32, channels))
+            pictures = np.random.RandomState(0).randint(0, 256, (count, 32, 32, channels))
             data = ImageDataset("made up", "train", pictures.astype(np.uint8), None, ())
             network = build().to(device, memory_format=torch.channels_last)
             optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-            rows = torch.arange(COUNT, device=device)
+            rows = torch.arange(count, device=device)
 
             def train(step, optimizer=optimizer, rows=rows):
                 optimizer.zero_grad()
@@ -90,14 +100,14 @@ def main() -> None:
                 optimizer.step()
 
             both = [
-                partial(train, step_of(method, network, views))
+                partial(train, step_of(method, network, views, labelled))
                 for views in (
                     kind_of(data, preprocess_named("digits", data, side=32), device=device)
                     for kind_of in (Views, PilViews)
                 )
             ]
-            images = COUNT + (LABELLED if method == "FixMatch" else 0)
-            fast, slow = rates(*both, images=images, device=device)
+            images = count + (labelled if method == "FixMatch" else 0)
+            fast, slow = rates(*both, images=images, device=device, rounds=rounds)
             print(
                 f"{kind:6}  {method:8}  {name:17}  {channels:8}  {images:6}  {fast:9.0f}  "
                 f"{slow:7.0f}  {fast / slow:5.1f}"
