@@ -184,10 +184,9 @@ def embed_pool(
         assert values is not None
         scale, made_by = saved_as_it_comes(cfg.MODEL.ARCH), f"{selection.FEATURES}, given"
         run.note(dataset=images.name, images=known)
-        rows = np.flatnonzero(~np.isnan(values[:, 0])) if skip else np.arange(len(images))
-        if len(rows) < len(images):
-            values = taken_rows(values, rows, engine)
-            log.warning("rows of NaN, whose images are never picked: %d", len(images) - len(rows))
+        missing = np.isnan(values[:, 0]) if skip else np.zeros(len(images), dtype=bool)
+        if missing.any():
+            log.warning("rows of NaN, whose images are never picked: %d", missing.sum())
     else:
         encoder = encoder or encoder_of(cfg, images)
         values, source = selection.encoded(
@@ -196,17 +195,17 @@ def embed_pool(
         scale, made_by = encoder.scale, str(encoder)
         log.info("encoder %s", encoder)
         run.note(dataset=images.name, **source)
-        rows = np.flatnonzero(~np.isnan(values[:, 0]))
-        if len(rows) < len(images):
-            values = taken_rows(values, rows, engine)
-            missing = np.setdiff1d(np.arange(len(images)), rows)
-            save_unreadable(run, images, missing, encoder.preprocess)
+        missing = np.isnan(values[:, 0])
+        if missing.any():
+            save_unreadable(run, images, np.flatnonzero(missing), encoder.preprocess)
         else:
             run.remove("unreadable.csv")
+    rows = np.flatnonzero(~missing)
+    if len(rows) < len(images):
+        values = taken_rows(values, rows, engine)
     features = selection.features_of(values, scale=scale, rows=rows, engine=engine)
     ids = images.paths if isinstance(images, FolderDataset) else None
-    missing = np.setdiff1d(np.arange(len(images)), rows)
-    return Pool(features, rows, len(images), made_by, ids, unreadable=missing)
+    return Pool(features, rows, len(images), made_by, ids, unreadable=np.flatnonzero(missing))
 
 
 def save_unreadable(run: Run, images: AnyDataset, rows: np.ndarray, preprocess: Preprocess) -> None:

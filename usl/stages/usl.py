@@ -225,10 +225,7 @@ def read_labelled_rows(
 def labelled_in(pool: Pool, known: Known) -> torch.Tensor:
     """Rows of the pool whose labels are known, (L,), int64; for what is left out its stand-in."""
     named = known.rows if pool.stand_in is None else pool.stand_in[known.rows]
-    rows = np.flatnonzero(np.isin(pool.rows, named))
-    if known.rows:
-        log.info("images that are labelled already: %d; round %d", len(rows), known.round + 1)
-    return torch.from_numpy(rows)
+    return torch.from_numpy(np.flatnonzero(np.isin(pool.rows, named)))
 
 
 def choose_images(
@@ -300,6 +297,8 @@ def choose(
     budget, regularizer = cfg.USL.NUM_SELECTED_SAMPLES, regularizer_of(cfg.USL.REG)
     rule = cfg.get("SELECTOR", "usl")
     labelled = labelled_in(pool, known)
+    if known.rows:
+        log.info("images that are labelled already: %d; round %d", len(labelled), known.round + 1)
     check_labelled(labelled, budget, len(pool.features))
     features = pool.features
     points = Points(features.values, run.device, engine=engine)
