@@ -164,8 +164,8 @@ def _check_header(path: Path) -> None:
     Numbers may be names of columns: whole ones that count up, as pandas writes them.
     """
     first = read_frame(path, ADVICE, rows=1)
-    names = pd.to_numeric(first.iloc[0], errors="coerce").dropna().tolist() if len(first) else []
-    counted = names == [names[0] + place for place in range(len(names))] if names else True
+    names = pd.to_numeric(first.iloc[0], errors="coerce").dropna().tolist()
+    counted = names == [names[0] + place for place in range(len(names))]
     broken = any(not float(name).is_integer() for name in names)
     if broken or (len(names) == first.shape[1] and not counted):
         raise InputError(
