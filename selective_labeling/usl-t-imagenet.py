@@ -15,7 +15,7 @@ from usl.geometry.points import Points
 from usl.selectors.uslt import best_of_clusters
 from usl.stages import uslt_select as uslt
 from usl.stages.inputs import begin, open_images
-from usl.stages.selection import check_neighbors, image_features, neighbors
+from usl.stages.selection import check_density, image_features, neighbors
 from usl.stages.table import stage
 
 
@@ -25,7 +25,7 @@ def main(cfg: CfgNode, call: Call) -> None:
     images = open_images(cfg, "train")
     encoder = uslt.encoder_below(cfg, images)
     heads, budget = uslt.heads_of(cfg, images)
-    check_neighbors(cfg.USLT.KNN_K, "USLT.KNN_K", cfg.KNN.BACKEND, len(images))
+    check_density(cfg.USLT.KNN_K, cfg.KNN.BACKEND, len(images))
     answers = uslt.read_answers(cfg.USLT, images)
     run = begin(cfg, call)
 

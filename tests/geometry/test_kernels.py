@@ -6,7 +6,7 @@ import torch
 
 from usl.geometry import kernels
 from usl.geometry.neighbors.compiled import _tournament
-from usl.geometry.points import fold_sum, squared_distances
+from usl.geometry.points import distances_to, distances_to_own, fold_sum, squared_distances
 
 
 def test_sums_have_the_bits_of_fold_sum():
@@ -25,6 +25,22 @@ def test_distances_have_the_bits_of_squared_distances(kind, dim):
         row, terms = x[a].astype(np.float64), np.empty(dim)
         found = [kernels._distance(row, x, b, terms) for b in range(9)]
         assert found == expected[a].tolist()
+
+
+@pytest.mark.parametrize("loops", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "dim"), [(50, 1), (50, 3), (2500, 1001)])
+def test_distances_to_one_point_and_to_each_rows_own(rows, dim, dtype, loops, monkeypatch):
+    monkeypatch.setattr("usl.geometry.jit.works", lambda: loops)
+    random = torch.Generator().manual_seed(dim)
+    x = torch.randn(rows, dim, dtype=dtype, generator=random)
+    centroids = torch.randn(4, dim, dtype=torch.float64, generator=random)
+    own = torch.randint(4, (rows,), generator=random)
+    expected = squared_distances(x, centroids[own])
+    assert torch.equal(distances_to_own(x, centroids, own), expected)
+    assert torch.equal(distances_to_own(x[::2], centroids, own[::2]), expected[::2])
+    assert torch.equal(distances_to(x[1::3], x[0]), squared_distances(x[1::3], x[0]))
+    assert len(distances_to(x[:0], x[0])) == 0
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])

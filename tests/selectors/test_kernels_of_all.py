@@ -173,6 +173,16 @@ def test_means_of_a_kernel(monkeypatch):
     np.testing.assert_allclose(kernel.means().numpy(), expected.mean(axis=1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-150, 1e-155, 1e-160, 1e-162, 1e-200])
+@pytest.mark.parametrize("name", ["rdss", "maxherding", "k-medoids"])
+def test_features_whose_distances_float64_cannot_hold(name, size):
+    x = features("sphere", 40, 3).astype(np.float64)
+    picks = SELECTORS[name](Context(Points(x * size)), 5, seed=0).tolist()
+    assert len(set(picks)) == 5
+    if size == 1e-150:
+        assert picks == SELECTORS[name](Context(Points(x)), 5, seed=0).tolist()
+
+
 def test_what_cannot_be_chosen():
     x = torch.zeros(3, 2)
     for choose in (rdss_picks, herding_picks, lambda x, b: cover_picks(x, b, 1.0)):

@@ -303,7 +303,7 @@ def test_global_generators_are_left_alone():
 )
 def test_bad_features(x, message):
     with pytest.raises(InputError, match=message):
-        select(x, 1, k=1)
+        select(x, 1)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,8 @@ def test_bad_features(x, message):
         ({"budget": 0}, "a budget of 0 picks from 20 images; choose 1 to 20"),
         ({"budget": -3}, "a budget of -3"),
         ({"budget": 21}, "a budget of 21"),
-        ({"k": 21}, "`k` is 21; choose 1 to 20, the number of images"),
+        ({"k": 21}, "`k` is 21; choose 2 to 20, the number of images"),
+        ({"k": 1}, "`k` is 1; choose 2 to 20"),
         ({"k": 0}, "`k` is 0"),
         ({"iterations": 0}, "`iterations` is 0"),
         ({"clusters": 2}, "`clusters` is 2; choose at least 3"),

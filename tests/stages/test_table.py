@@ -167,7 +167,7 @@ def test_without_a_config_a_script_reads_the_originals(name, tmp_path, monkeypat
 
 def test_a_script_alone_reads_its_config(cifar, tmp_path, script):
     # The data set is that of the original's config; without one there would be none to open.
-    with pytest.raises(InputError, match="USL.KNN_K is 400; choose 1 to 200, the number of images"):
+    with pytest.raises(InputError, match="USL.KNN_K is 400; choose 2 to 200, the number of images"):
         script(CIFAR, "--opts", "DATASET.ROOT_DIR", cifar, "RUN_DIR", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -124,7 +124,7 @@ def test_what_people_may_answer_reaches_the_tools(photos, tmp_path, script):
         (("DATASET.NAME", "digits"), "DATASET.NAME is 'digits'; choose images or folder"),
         (("PICKS_TO", "tar"), "unknown PICKS_TO 'tar'; choose folder or zip"),
         (("USL.NUM_SELECTED_SAMPLES", 25), "a budget of 25 picks from 24 images; choose 1 to 24"),
-        (("USL.KNN_K", 30), "USL.KNN_K is 30; choose 1 to 24, the number of images"),
+        (("USL.KNN_K", 30), "USL.KNN_K is 30; choose 2 to 24, the number of images"),
         (("DATASET.UNREADABLE", "stop"), "broken.jpg: .*; replace it, or move it elsewhere"),
     ],
 )

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("USLT.KNN_K", 0), "USLT.KNN_K is 0; choose 1 to 36, the number of images"),
-        (("USLT.KNN_K", 37), "USLT.KNN_K is 37; choose 1 to 36, the number of images"),
+        (("USLT.KNN_K", 0), "USLT.KNN_K is 0; choose 2 to 36, the number of images"),
+        (("USLT.KNN_K", 37), "USLT.KNN_K is 37; choose 2 to 36, the number of images"),
         (("KNN.BACKEND", "abacus"), "'abacus'"),
         (("EXPORT", "[emann]"), "unknown EXPORT 'emann'; choose from eman, usb, torchssl"),
         (("USLT.LABELS_PATH", "no.csv"), "there is no file of answers .USLT.LABELS_PATH."),

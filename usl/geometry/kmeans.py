@@ -16,14 +16,13 @@ from usl.geometry import jit
 from usl.geometry.assignment import Assigner
 from usl.geometry.points import (
     BLOCK_ROWS,
-    SCRATCH,
     Points,
     as_points,
     blocks,
     distances_to,
+    distances_to_own,
     first_copies,
     full_precision,
-    squared_distances,
 )
 from usl.shards import Snapshot
 
@@ -284,9 +283,4 @@ def cluster_by_cluster(labels: Tensor, values: Tensor) -> Tensor:
 
 def assigned_distances(points: Points, centroids: Tensor, labels: Tensor) -> Tensor:
     """Exact squared distance of each point to its cluster's centroid, (N,), float64, on the CPU."""
-    distances = torch.empty(len(points), dtype=torch.float64)
-    for start, stop in blocks(len(points), max(1, SCRATCH // points.dim)):
-        distances[start:stop] = squared_distances(
-            points.host[start:stop], centroids[labels[start:stop]]
-        )
-    return distances
+    return distances_to_own(points.host, centroids, labels)

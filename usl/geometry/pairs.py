@@ -29,6 +29,8 @@ SIDE = 2048
 SAMPLE = 1000
 # Images that a selection is to cover, at most about twice as many.
 REFERENCES = 8192
+# Squared distances below this have lost digits.
+SMALLEST = torch.finfo(torch.float64).tiny
 
 
 def cover_step(images: int) -> int:
@@ -100,14 +102,15 @@ class Pairs:
     def median(self) -> float:
         """Median exact squared distance of some images to each other, evenly spaced rows.
 
-        1, where most of them are copies.
+        1, where most of them are copies, or too near each other for float64 to tell.
         """
         step = -(-len(self.points) // SAMPLE)
         some = self.points.host[::step]
         if len(some) < 2:
             return 1.0
         above = torch.cat([squared_distances(some[i + 1 :], some[i]) for i in range(len(some) - 1)])
-        return float(above.median()) or 1.0
+        median = float(above.median())
+        return median if median >= SMALLEST else 1.0
 
 
 @dataclass(frozen=True)

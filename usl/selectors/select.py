@@ -15,7 +15,7 @@ from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import as_points
 from usl.selectors.registry import Context, chosen_by, selectors_named
 from usl.selectors.regularizer import Regularizer
-from usl.selectors.usl import check_labelled, pick
+from usl.selectors.usl import check_labelled, check_neighbors, pick
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def select(
     seed : int
         Of the first k-means centroids.
     k : int, optional
-        Neighbours that make the density, the image itself included; at most N. Default 400, the
+        Neighbours that make the density, the image itself included; 2 to N. Default 400, the
         paper's for CIFAR-10, or all of fewer images.
     iterations : int
         Limit of k-means.
@@ -116,6 +116,7 @@ def select(
     if selector != "usl" and (len(known) or clusters is not None):
         raise InputError(f"{rule.title} takes no labels and no `clusters`; leave them out")
     near = min(400, len(points)) if k is None else k
+    check_neighbors(near, len(points))
     density = find_neighbors(points, near, backend=backend).density
     reg = regularizer or Regularizer()
     if selector != "usl":

@@ -68,6 +68,13 @@ def check_labelled(labelled: Sequence[int] | Tensor, budget: int, images: int) -
     return rows
 
 
+def check_neighbors(k: int, images: int) -> None:
+    """Raise InputError unless ``k`` neighbours, the image itself one of them, make a density."""
+    fewest = min(2, images)
+    if not fewest <= k <= images:
+        raise InputError(f"`k` is {k}; choose {fewest} to {images}, the number of images")
+
+
 def pick(
     features: Any,
     density: Tensor,

@@ -28,7 +28,7 @@ from usl.lists.labelstudio import LOCAL_FILES
 from usl.lists.write import index_csvs, seeded
 from usl.run import Expected, Run, log
 from usl.selectors.regularizer import Regularizer
-from usl.selectors.usl import Picks, pick
+from usl.selectors.usl import Picks, check_neighbors, pick
 from usl.shards import remove
 
 FEATURES = "memory_feats_list.npy"
@@ -157,10 +157,9 @@ def say_oddities(features: Features) -> None:
         log.warning("features: %s", remark)
 
 
-def check_neighbors(k: int, name: str, backend: str, images: int) -> None:
-    """Raise InputError unless so many images have k neighbours, and something finds them."""
-    if not 1 <= k <= images:
-        raise InputError(f"{name} is {k}; choose 1 to {images}, the number of images")
+def check_density(k: int, backend: str, images: int) -> None:
+    """Raise InputError unless k neighbours say how dense images lie, and something finds them."""
+    check_neighbors(k, images)
     backend_of(backend)
 
 

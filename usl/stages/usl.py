@@ -149,7 +149,7 @@ def check_settings(cfg: CfgNode, budgets: Sequence[int], images: int) -> None:
     check_seeds(cfg.USL.SEEDS, "USL.SEEDS")
     check_selector(cfg)
     k = selection.neighbors_for(cfg.USL.KNN_K, images, max(budgets))
-    selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, images)
+    selection.check_density(k, cfg.KNN.BACKEND, images)
     if cfg.USL.K_MEANS_NITERS < 1:
         raise InputError(f"USL.K_MEANS_NITERS is {cfg.USL.K_MEANS_NITERS}; choose at least 1")
     if cfg.USL.get("K_MEANS", "lloyd") not in ("lloyd", "hierarchical"):
@@ -308,7 +308,7 @@ def choose(
     k = selection.neighbors_for(cfg.USL.KNN_K, len(features), budget)
     # Fewer than there are files, where some cannot be read.
     check_budget(budget, len(features))
-    selection.check_neighbors(k, "USL.KNN_K", cfg.KNN.BACKEND, len(features))
+    selection.check_density(k, cfg.KNN.BACKEND, len(features))
     log.info(
         "density from the %d nearest of %d images; regulariser of weight %g over %s",
         k, len(features), regularizer.weight, _within(regularizer, budget),
