@@ -78,7 +78,10 @@ def test_an_unfinished_run_goes_on(begin):
     go(begin(), maker := Maker())
     go(begin(), maker)
     assert maker.calls == 1
+    # Also with other settings, but for what depends on them.
     go(begin("USL.KNN_K", 3), maker)
+    assert maker.calls == 1
+    go(begin(), maker, source=2)
     assert maker.calls == 2
 
 
@@ -140,6 +143,29 @@ def test_released_files_are_kept_when_replaced(begin):
     assert maker.calls == 1
     assert load_array(folder / "a.npy.released").tolist() == [0.0] * 3
     assert not (folder / "b.npy.released").exists()  # it did not differ
+
+
+def test_a_text_that_somebody_changed_is_kept(begin):
+    run = begin()
+    for text in ("Index\n1\n", "Index\n2\n", "Index\n2\n"):
+        run.save_text("lists/selected.csv", text)
+        run = begin(*KEEP)
+    path, log = run.folder / "lists" / "selected.csv", run.folder / "run.log"
+    assert not list(path.parent.glob("*.kept*")) and "kept as" not in log.read_text()
+    for round in ("", ".1"):
+        path.write_text(f"Index,Label\n2,cat{round}\n")
+        run.save_text("lists/selected.csv", "Index\n3\n")
+        assert path.read_text() == "Index\n3\n"
+        kept = path.with_name(f"selected.csv.kept{round}")
+        assert kept.read_text() == f"Index,Label\n2,cat{round}\n"
+        said = f"lists/selected.csv is not as it was written here; kept as {kept.name}\n"
+        assert said in log.read_text()
+        run = begin()
+    # What comes from elsewhere is kept, too, unless it is the same.
+    for text, left in (("Index\n4\n", 0), ("Index\n5\n", 1)):
+        (run.folder / "other.csv").write_text(text)
+        run.save_text("other.csv", "Index\n4\n")
+        assert len(list(run.folder.glob("other.csv.kept"))) == left
 
 
 def test_released_files_stand_only_for_what_they_were_taken_for(begin):

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +49,17 @@ def save_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically."""
     with replacing(path) as file:
         file.write(text.encode(errors="backslashreplace"))
+
+
+def set_aside(path: Path, ending: str) -> Path:
+    """Rename a file or folder to the first free of ``name.ending``, ``name.ending.1``, … ."""
+    kept = path.with_name(path.name + ending)
+    for number in count(1):
+        if not kept.exists():
+            break
+        kept = path.with_name(f"{path.name}{ending}.{number}")
+    os.replace(path, kept)
+    return kept
 
 
 def load_array(

@@ -53,6 +53,12 @@ class Features:
         return int(self.values.shape[1])
 
 
+def check_precision(name: str) -> None:
+    """Raise InputError, with the known names, unless there is a precision of this name."""
+    if name not in PRECISIONS:
+        raise InputError(f"unknown `precision` {name!r}; choose one of {', '.join(PRECISIONS)}")
+
+
 def extract(
     network: nn.Module,
     dataset: AnyDataset,
@@ -110,10 +116,7 @@ def extract(
     """
     if batch_size < 1:
         raise InputError(f"`batch_size` is {batch_size}; choose at least 1")
-    if precision not in PRECISIONS:
-        raise InputError(
-            f"unknown `precision` {precision!r}; choose one of {', '.join(PRECISIONS)}"
-        )
+    check_precision(precision)
     size = batch_size * SHARD_BATCHES
     bounds = [(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     sizes = [stop - start for start, stop in bounds]

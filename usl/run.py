@@ -2,7 +2,8 @@
 
 ``RUN_DIR/run.json`` records what ran and, for each saved array, its fingerprint and what it was
 computed from. An array is reused while that holds. A file that the record does not know, such as
-a released result, is checked and used. What is replaced and was not ours is kept as ``.released``.
+a released result, is checked and used. What is replaced and was not ours is kept as ``.released``,
+a text that somebody changed as ``.kept``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import json
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from usl.artifacts import HASH_BYTES, fingerprint, load_array, save_array, save_text
+from usl.artifacts import HASH_BYTES, fingerprint, load_array, save_array, save_text, set_aside
 from usl.distributed import is_main
 from usl.errors import InputError
 
@@ -124,7 +127,7 @@ class Run:
         self.timings: dict[str, float] = {}
         self._recompute = recompute
         self._fingerprints: dict[str, str] = {}
-        self._record: dict[str, Any] = {"arrays": {}, "stale": {}, "foreign": {}}
+        self._record: dict[str, Any] = {"arrays": {}, "stale": {}, "foreign": {}, "texts": {}}
         if folder is not None:
             self._take_up(folder, settings)
 
@@ -220,10 +223,23 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
 
     def save_text(self, name: str, text: str) -> None:
-        """Save a text, such as a CSV, perhaps in a folder of its own."""
-        if self.folder is not None:
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            save_text(self.folder / name, text)
+        """Save a text, such as a CSV, perhaps in a folder of its own.
+
+        One that is there and that somebody has changed, such as by adding labels, is kept.
+        """
+        if self.folder is None:
+            return
+        path, texts = self.folder / name, self._record["texts"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wanted = sha256(text.encode(errors="backslashreplace")).hexdigest()
+        if path.exists():
+            there = sha256(path.read_bytes()).hexdigest()
+            if there not in (texts.get(name), wanted):
+                kept = set_aside(path, ".kept")
+                log.warning("%s is not as it was written here; kept as %s", name, kept.name)
+        texts[name] = wanted
+        self._write()
+        save_text(path, text)
 
     def finish(self) -> None:
         """Mark the run as complete: the next one may compute anew; see :class:`Recompute`."""
@@ -242,15 +258,17 @@ class Run:
                     raise ValueError
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise InputError(f"{path} is not a record of a run; remove it") from None
-        goes_on = bool(old) and not old.get("finished") and old.get("config") == settings
+        # What was made with other settings has another source, where these matter.
+        goes_on = bool(old) and not old.get("finished")
         arrays, stale = old.get("arrays", {}), old.get("stale", {})
-        if not goes_on:
-            for name, entry in list(arrays.items()):
-                by_budget = entry.get("by_budget") and self._recompute.by_budget
-                if by_budget or self._recompute.everything:
-                    stale.setdefault(name, []).append(arrays.pop(name)["sha256"])
-        elif arrays:
-            log.info("an unfinished run with these settings goes on")
+        for name, entry in list(arrays.items()):
+            by_budget = entry.get("by_budget") and self._recompute.by_budget
+            anew = by_budget or self._recompute.everything
+            # What was taken from elsewhere was not computed.
+            if anew and (not goes_on or entry.get("foreign")):
+                stale.setdefault(name, []).append(arrays.pop(name)["sha256"])
+        if goes_on and arrays:
+            log.info("an unfinished run goes on; what still holds is kept")
         self._record = {
             "command": self.command,
             "started": _now(),
@@ -263,6 +281,7 @@ class Run:
             "arrays": arrays,
             "stale": stale,
             "foreign": old.get("foreign", {}),
+            "texts": old.get("texts", {}),
         }
         self._write()
 
@@ -345,15 +364,9 @@ class Run:
     def _keep_foreign(self, name: str, array: np.ndarray) -> None:
         """A file from elsewhere is about to be replaced: say whether it differs, and keep it."""
         assert self.folder is not None
-        path = self.folder / name
         if self._fingerprint_on_disk(name) == fingerprint(array):
             return
-        kept = path.with_name(path.name + ".released")
-        for number in count(1):
-            if not kept.exists():
-                break
-            kept = path.with_name(f"{path.name}.released.{number}")
-        os.replace(path, kept)
+        kept = set_aside(self.folder / name, ".released")
         log.warning("%s differs from what was computed here; kept as %s", name, kept.name)
 
 
@@ -381,7 +394,7 @@ def start(
     command : str
         What to type to repeat the run.
     settings : dict
-        Nested and plain: an unfinished run goes on if they are the same.
+        Nested and plain, for the record.
     settings_text : str
         For ``config.yaml``.
     exist_ok : bool
@@ -433,17 +446,33 @@ def _lock(folder: Path) -> None:
     _locks[folder] = lock
 
 
+def open_log() -> None:
+    """Show what is logged from now on, and remember it for the ``run.log`` of a run to come."""
+    _handle(_stream(), MemoryHandler(sys.maxsize, flushLevel=sys.maxsize))
+
+
 def _start_log(folder: Path | None) -> None:
+    early = [one for kept in log.handlers if isinstance(kept, MemoryHandler) for one in kept.buffer]
+    log.propagate = False
+    if folder is None:
+        _handle(_stream())
+        return
+    file = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    _handle(_stream(), file)
+    for record in early:
+        file.handle(record)
+
+
+def _stream() -> logging.Handler:
+    # Under torchrun only the main process speaks; the others must not use Python's last resort.
+    return logging.StreamHandler() if is_main() else logging.NullHandler()
+
+
+def _handle(*handlers: logging.Handler) -> None:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
     log.setLevel(logging.INFO)
-    log.propagate = False
-    # Under torchrun only the main process speaks; the others must not use Python's last resort.
-    stream = logging.StreamHandler() if is_main() else logging.NullHandler()
-    handlers: list[logging.Handler] = [stream]
-    if folder is not None:
-        handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)

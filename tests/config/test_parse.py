@@ -100,6 +100,7 @@ BAD_FILES = {
     "USL: {KNN: 3}": "unknown key USL.KNN; did you mean USL.KNN_K?",
     "KNN_K: 3": "unknown key KNN_K; did you mean USL.KNN_K?",
     "NONSENSE_XYZ: 3": "unknown key NONSENSE_XYZ; known: BASE, RUN_NAME",
+    "USL.KNN_K: 5": "USL.KNN_K is written with a dot; in a YAML its parts stand below each other",
     "RANDOM: {SEEDS: [1]}": "RANDOM is a setting of another stage (selective_labeling/random-cif",
     "SELECT: {PATH: x}": "unknown key SELECT",
     "USL: {KNN_K: many}": "USL.KNN_K is 'many'; give a whole number",

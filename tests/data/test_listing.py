@@ -72,10 +72,15 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_classes_to_keep(tmp_path):
+    names = [f"{c}/1.png" for c in ("hot dog", "n01", "n02", "n03", "new", "new york")]
+    listed = written(tmp_path / "names.txt", "\n".join(names))
     path = written(tmp_path / "classes.txt", "n02 tench, Tinca\n\nn01\tgoldfish\n")
-    assert read_subset(path) == ["n01", "n02"]
+    assert read_image_list(listed, read_subset(path)).classes == ("n01", "n02")
+    # A name may have spaces, of which another has the first word.
+    written(path, "new york\n hot dog\nnew shoes")
+    assert read_image_list(listed, read_subset(path)).classes == ("hot dog", "new", "new york")
     with pytest.raises(InputError, match="names class n01 twice; name each once"):
-        read_subset(written(path, "n01 a\nn01 b"))
+        read_image_list(listed, read_subset(written(path, "n01 a\nn01 b")))
     with pytest.raises(InputError, match="names no classes; write one folder name a line"):
         read_subset(written(path, " \n"))
 

@@ -27,6 +27,17 @@ def test_a_folder_of_copies_replaces_the_one_before(images, tmp_path):
     assert not list(tmp_path.glob(".picks*"))
 
 
+def test_a_folder_of_copies_with_other_files_is_kept(images, tmp_path):
+    for round in ("", ".1"):
+        where = copy_picks(images, [0, 1], tmp_path / "picks", "folder")
+        (where / "a" / "notes.txt").write_text(f"a cat{round}")
+        copy_picks(images, [2], where, "folder")
+        assert [path.name for path in where.rglob("*.*")] == [images.paths[2]]
+        kept = tmp_path / f"picks.kept{round}"
+        assert (kept / "a" / "notes.txt").read_text() == f"a cat{round}"
+        assert {path.name for path in kept.rglob("*.png")} == {"same.png"}
+
+
 def test_a_zip_of_copies(images, tmp_path):
     where = copy_picks(images, [2, 0], tmp_path / "picks", "zip")
     assert where == tmp_path / "picks.zip"

@@ -1,15 +1,17 @@
 """What other tools read of picks."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import csv_rows, make_folder, tiny_images
+from helpers import csv_rows, make_folder, pets, tiny_images
 from torchvision.datasets import ImageFolder
 
 from usl import InputError
 from usl.data.datasets import open_dataset
 from usl.lists.exports import EXPORTS, Picked, check_exports
+from usl.lists.write import picture_name
 
 PICKED = Picked(np.array([5, 2]), "run", 3)
 
@@ -74,6 +76,18 @@ def test_folders_are_torchvisions_once_people_have_moved_the_files(tmp_path):
     shutil.rmtree(root / "unlabelled")
     read = ImageFolder(str(root))
     assert read.classes == ["cat", "dog"] and [label for _, label in read.samples] == [0, 1]
+
+
+def test_folders_have_the_last_picks_alone(tmp_path):
+    images = pets()
+    for rows in ([1, 2, 3], [4, 2]):
+        EXPORTS["folders"](images, replace(PICKED, indices=np.array(rows)), tmp_path)
+        found = {path.name for path in (tmp_path / "seed3" / "unlabelled").iterdir()}
+        assert found == {picture_name(row) for row in rows}
+    # What a person has put there is not lost.
+    (tmp_path / "seed3" / "unlabelled" / "notes.txt").write_text("a cat")
+    EXPORTS["folders"](images, PICKED, tmp_path)
+    assert (tmp_path / "seed3" / "unlabelled.kept" / "notes.txt").read_text() == "a cat"
 
 
 def test_names():

@@ -9,7 +9,8 @@ from helpers import make_folder, pets, read_list
 
 from usl import InputError
 from usl.data.datasets import ImageDataset, open_dataset
-from usl.lists.read import draw_labelled
+from usl.lists.read import draw_labelled, read_known, read_labelled
+from usl.lists.write import Selected, selected_csv
 from usl.selectors.by_cluster import stratified_picks
 
 GOOD = {
@@ -19,6 +20,8 @@ GOOD = {
     "Index among others": ("Name,Index\nx,7\ny,1\nz,2\n", [7, 1, 2], [0, 1, 2]),
     "numbers": ("Index,Label\n7,2\n1,0\n2,1\n", [7, 1, 2], [2, 0, 1]),
     "names": ("Index,Label\n7,dog\n1,cat\n2,2nd\n", [7, 1, 2], [1, 0, 2]),
+    "names of columns in small letters": ("Index,label\n7,dog\n1,cat\n", [7, 1], [1, 0]),
+    "numbers in small letters": ("Index,LABELINDEX\n7,2\n1,0\n", [7, 1], [2, 0]),
     "other order, spaces, blank lines": ("Label , Index\ndog, 7\n\n cat,1\n\n", [7, 1], [1, 0]),
     "as spreadsheets write it": (b'\xef\xbb\xbfIndex,Label\r\n"7","dog"\r\n', [7], [1]),
     "cells without a column": ("Index,Label\n7,dog,,\n1,cat\n", [7, 1], [1, 0]),
@@ -46,6 +49,11 @@ BAD = {
     "no number": ("Index\n3\nx7\n", "list.csv, line 3: the index 'x7' is no whole number"),
     "a half": ("Index\n3.5\n", "the index '3.5' is no whole number"),
     "no index": ("Index,Label\n3,dog\n,cat\n", "line 3: the index '' is no whole number"),
+    "a column that may hold answers": (
+        "Index,Class\n3,dog\n",
+        "list.csv has a column Class; call it Label if it holds answers, or remove it",
+    ),
+    "two columns of one name": ("Index,Label,Label\n3,dog,cat\n", "has the column Label twice"),
     "no column": ("Idx,Label\n3,dog\n", "has no column Index, only Idx, Label; add it"),
     "semicolons": ("Index;Label\n3;dog\n", "has no column Index, only Index;Label; add it"),
     "nothing": ("", "has no column Index; add it"),
@@ -202,6 +210,22 @@ def test_names_that_do_not_agree_stop_at_the_first(tmp_path, cats, content, mess
     with pytest.raises(InputError) as error:
         read_list(tmp_path, content, images=cats)
     assert message in str(error.value) and "give a list of this data set" in str(error.value)
+
+
+def test_names_that_the_project_wrote_itself(tmp_path):
+    """Also such as are those of another system, or look like what a spreadsheet is spared."""
+    names = ["C:\\photos\\1.jpg", "'=x.jpg", "=y.jpg", ".\\z.jpg", "plain.jpg"]
+    picks = Selected(1, np.arange(5), np.arange(5), np.ones(5), np.ones(5))
+    path = tmp_path / "selected.csv"
+    path.write_text(selected_csv([picks], names))
+    assert read_known(path, None, 5, ids=names).rows == list(range(5))
+    files = {name: ("L", (9, 9)) for name in names if "C:" not in name}
+    images = open_dataset("images", make_folder(tmp_path, files) / "train")
+    order = np.argsort(images.paths)
+    picks = replace(picks, picks=order, clusters=order, sizes=order, density=order)
+    path.write_text(selected_csv([picks], images.paths).replace("Rank", "LabelIndex"))
+    known = replace(images, labels=np.zeros(4, np.int64), classes=("a",) * 5)
+    assert read_labelled(path, known).indices.tolist() == order.tolist()
 
 
 def test_stratified_lists_are_those_of_the_originals_draw():

@@ -39,6 +39,17 @@ def options(path, run, *more):
     )  # fmt: skip
 
 
+def test_what_is_said_before_a_run_begins_is_shown_and_in_its_log(pets, tmp_path, script, capsys):
+    table = pd.read_csv(pets)
+    table = table.astype({"d1": object})
+    table.loc[3, "d1"] = "oops"
+    table.to_csv(pets, index=False)
+    script(FEATURES, *options(pets, tmp_path / "run"))
+    said = f"features: 3 columns of {pets}; left out name, picture, d1\n"
+    assert capsys.readouterr().err.count(said) == 1
+    assert (tmp_path / "run" / "run.log").read_text().count(said) == 1
+
+
 def test_names_and_pictures_of_rows(pets, tmp_path, script, capsys):
     run = tmp_path / "run"
     more = ("FEATURES.ID_COLUMN", "name", "FEATURES.IMAGES", "picture")

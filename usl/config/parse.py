@@ -259,6 +259,8 @@ def _without(tree: dict[str, Any], retired: Mapping[str, str], *, source: str) -
 
 
 def _unknown(cfg: CfgNode, key: str, name: str, owners: list[str]) -> str:
+    if "." in key:
+        return f"{name} is written with a dot; in a YAML its parts stand below each other"
     if owners:
         return f"{name} is a setting of another stage ({', '.join(owners)}); remove it"
     close = [leaf for leaf in leaves(cfg) if leaf.split(".")[-1] == key][:1]

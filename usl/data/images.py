@@ -30,7 +30,7 @@ from usl.data.parquet import has_images
 from usl.data.tables import read_frame
 from usl.errors import InputError
 
-# What people call the column of a table that holds files.
+# What people call the column of a table that names files.
 COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "ImageID")
 
 

@@ -156,20 +156,17 @@ def read_image_list(path: Path, subset: Sequence[str] | None = None) -> Listing:
 
 
 def read_subset(path: Path) -> list[str]:
-    """The classes that a text file names: the first word of each line, sorted.
+    """The lines of a text file, each of which names a class, alone or as its first word.
 
     Raises
     ------
     InputError
-        Unreadable or empty, or a class named twice.
+        Unreadable or empty.
     """
-    names = [line.split()[0] for line in _lines(path) if line.strip()]
-    if not names:
+    lines = [line.strip() for line in _lines(path) if line.strip()]
+    if not lines:
         raise InputError(f"{path} names no classes; write one folder name a line")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(f"{path} names class {twice[0]} twice; name each once")
-    return sorted(names)
+    return lines
 
 
 def _fault_of(name: str) -> str:
@@ -204,12 +201,17 @@ def _lines(path: Path) -> list[str]:
 
 
 def _kept(classes: Sequence[str], subset: Sequence[str], what: str) -> list[str]:
-    """The classes of a subset, each of which must be there."""
-    missing = sorted(set(subset) - set(classes))
+    """The classes that the lines of a subset name, sorted; each must be there."""
+    there = set(classes)
+    names = [line if line in there else line.split()[0] for line in subset]
+    missing = sorted(set(names) - there)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"class {missing[0]}{more} of `subset` has no {what}; leave it out")
-    return sorted(subset)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"`subset` names class {twice[0]} twice; name each once")
+    return sorted(names)
 
 
 def folders_and_files(folder: Path) -> tuple[list[str], list[str]]:

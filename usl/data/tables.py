@@ -153,8 +153,8 @@ def _from_columns(path: Path, id_column: str, image_column: str) -> FeatureTable
     if not numbers:
         raise InputError(f"{path} has no columns of numbers and none of vectors; {ADVICE}")
     left = [str(name) for name in rest if name not in numbers]
-    if left:
-        log.info("features: %d columns of %s; left out %s", len(numbers), path, ", ".join(left))
+    without = f"; left out {', '.join(left)}" if left else ""
+    log.info("features: %d columns of %s%s", len(numbers), path, without)
     return FeatureTable(rest[numbers].to_numpy(np.float64), ids, images)
 
 

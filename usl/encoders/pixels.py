@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from usl.data.datasets import AnyDataset, ImageDataset
 from usl.encoders.preprocess import Preprocess
@@ -45,7 +46,8 @@ def mean_image(
         return dataset.mean()
     total = torch.zeros(3, preprocess.side, preprocess.side, dtype=torch.float64)
     unreadable: list[int] | None = [] if skip_unreadable else None
-    for start, stop in blocks(len(dataset), BLOCK):
+    parts = list(blocks(len(dataset), BLOCK))
+    for start, stop in tqdm(parts, desc="mean image", delay=2, leave=False, disable=None):
         # Unreadable images are black, and add nothing.
         images = preprocess.read(dataset, start, stop, unreadable=unreadable)
         total += preprocess.normalize(images).double().sum(dim=0)

@@ -18,7 +18,7 @@ from usl.artifacts import replacing, save_array, save_text
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
 from usl.errors import InputError
-from usl.lists.copies import copy_picks, write_zip
+from usl.lists.copies import copy_picks, write_folder, write_zip
 from usl.lists.cvat import write_task
 from usl.lists.labelstudio import LOCAL_FILES, write_tasks
 from usl.lists.write import index_csvs, picture_name, seeded
@@ -152,22 +152,20 @@ def _folders(images: AnyDataset, picks: Picked, folder: Path) -> None:
     if isinstance(images, FolderDataset):
         copy_picks(images, picks.indices.tolist(), inner / UNLABELLED, "folder")
     else:
-        _pictures(images, picks, inner / UNLABELLED)
+        files = ((picture_name(i), _png(images, i)) for i in picks.indices.tolist())
+        write_folder(inner / UNLABELLED, files, set(map(picture_name, range(len(images)))))
 
 
 def _files(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int, str]]:
     """Index and file of each pick; images in memory are written to ``folder/images``."""
     if isinstance(images, FolderDataset):
         return [(index, images.paths[index]) for index in picks.indices.tolist()]
-    return _pictures(images, picks, folder / "images")
-
-
-def _pictures(images: AnyDataset, picks: Picked, folder: Path) -> list[tuple[int, str]]:
-    folder.mkdir(parents=True, exist_ok=True)
+    pictures = folder / "images"
+    pictures.mkdir(exist_ok=True)
     rows = []
     for index in picks.indices.tolist():
         name = picture_name(index)
-        with replacing(folder / name) as file:
+        with replacing(pictures / name) as file:
             file.write(_png(images, index))
         rows.append((index, name))
     return rows

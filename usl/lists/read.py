@@ -6,7 +6,7 @@ import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from usl.artifacts import fingerprint, load_array
 from usl.data.datasets import AnyDataset
 from usl.data.folder import FolderDataset
+from usl.data.images import COLUMNS
 from usl.errors import InputError
 from usl.lists.answers import FileNames, is_answers, read_answers
 from usl.lists.write import harmless, image_ids, picture_name
@@ -24,10 +25,12 @@ from usl.selectors.by_cluster import stratified_picks
 
 # Items that an error lists before it counts the rest.
 SHOWN = 12
-# Columns of answers, and columns that name an image file, in small letters.
-ANSWERS = ("Label", "LabelName", "LabelIndex", "Pseudolabel")
+# Columns of answers, whatever the case; and those that may hold some, but that nobody has defined.
+ANSWERS = {name.lower(): name for name in ("Label", "LabelName", "LabelIndex", "Pseudolabel")}
+DOUBTFUL = ("labels", "class", "classes", "answer", "target")
 WHOLE = re.compile(r"\d{1,9}")
-NAMES = ("imageid", "path", "file", "filename", "file_name", "image", "image_path")
+# Columns that name an image file, in small letters.
+NAMES = tuple(map(str.lower, COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,19 @@ def read_labelled(path: Path, images: AnyDataset) -> Labelled:
         return _from_answers(path, images)
     head, rows, indices = _read(path)
     _check_names(path, head, rows, indices, images)
-    columns = [name for name in ANSWERS if name in head]
+    columns = [name for name in head if name.lower() in ANSWERS]
     if len(columns) > 1:
         raise InputError(f"{path} has the columns {' and '.join(columns)}; keep one of them")
-    answers = None
+    answers, kind = None, ""
     if columns:
+        kind = ANSWERS[columns[0].lower()]
         given = [(line, row[columns[0]]) for line, row in rows]
-        answers = _classes_of(given, images.classes, path, column=columns[0])
-    return replace(_labelled(path, indices, answers, images), pseudo=columns == ["Pseudolabel"])
+        answers = _classes_of(given, images.classes, path, column=kind)
+    elif doubtful := [name for name in head if name.lower() in DOUBTFUL]:
+        raise InputError(
+            f"{path} has a column {doubtful[0]}; call it Label if it holds answers, or remove it"
+        )
+    return replace(_labelled(path, indices, answers, images), pseudo=kind == "Pseudolabel")
 
 
 def _from_answers(path: Path, images: AnyDataset) -> Labelled:
@@ -180,9 +188,10 @@ def read_known(
     column = next((name for name in head if name.lower() in NAMES), None)
     called = ids or names
     if column is not None and called is not None and all(row[column] for _, row in table):
-        known = FileNames(called)
+        known, exact = FileNames(called), set(called)
         rows = [
-            known.index_of(_as_written(row[column]), f"{path}, line {line}") for line, row in table
+            known.index_of(_as_written(row[column], exact), f"{path}, line {line}")
+            for line, row in table
         ]
     else:
         rows = read_indices(path)
@@ -197,10 +206,14 @@ def read_known(
     return Known(rows, max(rounds, default=1))
 
 
-def _as_written(name: str) -> str:
+def _as_written(name: str, known: Container[str]) -> str:
     """A file's name before :func:`usl.lists.write.harmless`, from its own system on."""
+    if name in known:
+        return name
     if harmless(name[1:]) == name:
         name = name[1:]
+    if name in known:
+        return name
     return name.replace("\\", "/").removeprefix("./")
 
 
@@ -251,6 +264,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file)
             head = [name.strip() for name in next(lines, [])]
+            twice = [name for name, count in Counter(head).items() if name and count > 1]
+            if twice:
+                raise InputError(f"{path} has the column {twice[0]} twice; keep one")
             rows = [
                 (
                     lines.line_num,
@@ -324,8 +340,10 @@ def _check_names(
         if column.lower() not in (NAMES if files else ("imageid",)):
             continue
         for (line, row), index in zip(rows, indices, strict=True):
-            given = _as_written(row[column])
-            if not 0 <= index < len(known) or not given:
+            if not 0 <= index < len(known):
+                continue
+            given = _as_written(row[column], {known[index]})
+            if not given:
                 continue
             same = given == known[index]
             if files and not same:

@@ -25,7 +25,7 @@ from usl.data.datasets import AnyDataset
 from usl.distributed import is_main
 from usl.errors import InputError
 from usl.lists.read import Labelled
-from usl.lists.write import selector_of
+from usl.lists.write import csv_for_people, selector_of
 from usl.report.page import Table
 from usl.report.training import write_training_report
 from usl.run import Run
@@ -355,7 +355,7 @@ def save_outcomes(run: Run, dataset: str, outcomes: Sequence[Outcome]) -> None:
         if one.raw is not None:
             row["accuracy_raw"] = round(one.raw, 4)
         rows.append(row)
-    run.save_text("results.csv", pd.DataFrame(rows).to_csv(index=False))
+    run.save_text("results.csv", csv_for_people(pd.DataFrame(rows)))
     if is_main():
         one = outcomes[-1]
         recent = f" (mean of the last tests {one.recent:.2f})" if one.last else ""
@@ -392,7 +392,7 @@ def finish(
     total = mean_std([one.accuracy for one in outcomes])
     each = [mean_std([one.by_class[c] for one in outcomes]) for c in range(len(classes))]
     by_class = {f"seed {one.seed}": one.by_class.round(4) for one in outcomes}
-    run.save_text(PER_CLASS, pd.DataFrame({"class": classes} | by_class).to_csv(index=False))
+    run.save_text(PER_CLASS, csv_for_people(pd.DataFrame({"class": classes} | by_class)))
     if run.folder is not None:
         # What FixMatch calls an epoch is what lies between two of its tests.
         axis, other = ("step", "epoch") if outcomes[0].last else ("epoch", "step")

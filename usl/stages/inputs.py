@@ -31,6 +31,7 @@ from usl.encoders.registry import (
 from usl.engines.local import Local
 from usl.engines.registry import engine_named
 from usl.errors import InputError
+from usl.inference import check_precision
 from usl.run import Recompute, Run, log, start
 
 
@@ -97,7 +98,8 @@ def engine_of(cfg: CfgNode) -> Local:
 
 def add_recompute(c: CfgNode) -> CfgNode:
     """Settings of stages that keep arrays."""
-    # Compute everything anew, though a finished run left it here. An unfinished run goes on.
+    # Compute everything anew, though a finished run left it here. An unfinished run goes on, with
+    # what still holds.
     c.RECOMPUTE_ALL = True
     # The same for what depends on the budget: clusters and picks.
     c.RECOMPUTE_NUM_DEP = True
@@ -281,6 +283,8 @@ def request_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) 
 
 def encoder_of(cfg: CfgNode, images: AnyDataset, *, weights: str | None = None) -> Encoder:
     """The encoder that the MODEL settings name, for these training images."""
+    if "PRECISION" in cfg.get("FEATURES", {}):
+        check_precision(cfg.FEATURES.PRECISION)
     return build_encoder(cfg.MODEL.ARCH, request_of(cfg, images, weights=weights))
 
 

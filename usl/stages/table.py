@@ -13,6 +13,7 @@ from usl.config.flags import Flag
 from usl.config.parse import CfgNode, parse
 from usl.config.paths import has
 from usl.errors import InputError
+from usl.run import open_log
 from usl.stages import (
     compare,
     finetune,
@@ -222,6 +223,7 @@ def stage(
         @wraps(main)
         def run(argv: Sequence[str] | None = None) -> None:
             cfg = entry.defaults()
+            open_log()
             try:
                 cfg = read_settings(entry, argv, script=script, doc=doc)
                 main(cfg, call_of(script, argv))
