@@ -41,6 +41,7 @@ def main(cfg: CfgNode, call: Call) -> None:
         network = network.to(device, memory_format=torch.channels_last)
         views = views_of(cfg, train, device=device)
         optimizer = training.sgd(network, cfg.OPTIMIZER)
+        training.check_own_checkpoint(cfg, plan, train)
         training.check_checkpoint(cfg, seed, network, optimizer)
         run = begin(cfg, call)
         run.note(dataset=train.name, size=len(train), images=train.fingerprint())

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from usl import InputError
 from usl.checkpoints import (
-    has_average,
     load_weights,
     read_checkpoint,
     read_tensor,
@@ -127,10 +126,9 @@ def test_wrapped_weights_are_found(prefix, key):
 def test_of_two_the_trained_weights_are_taken_unless_their_average_is_asked_for(raw, average):
     double = {name: 2 * value for name, value in WEIGHTS.items()}
     checkpoint = {raw: WEIGHTS, average: named("module.", double) | {"n_averaged": 7}}
-    assert weights_in(checkpoint) == WEIGHTS and has_average(checkpoint)
+    assert weights_in(checkpoint) == WEIGHTS
     assert torch.equal(weights_in(checkpoint, which="ema")["conv.weight"], 2 * torch.ones(2))
     # A place that stays empty is no average.
-    assert not has_average({raw: WEIGHTS, average: None})
     with pytest.raises(InputError, match="has no weight average; set `weights` model"):
         weights_in({raw: WEIGHTS, average: None}, which="ema")
     with pytest.raises(InputError, match="unknown `weights` 'best'; choose model or ema"):

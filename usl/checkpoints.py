@@ -158,11 +158,6 @@ def _has_tensors(content: dict[Any, Any]) -> bool:
     return any(isinstance(value, Tensor) for value in content.values())
 
 
-def has_average(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint has a weight average beside its weights."""
-    return any(isinstance(checkpoint.get(key), dict) for key in WEIGHTS["ema"])
-
-
 def resumable(
     content: dict[str, Any], path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:

@@ -35,7 +35,8 @@ AMOUNTS = {
 def test_each_operation_equals_pil(images, name):
     images = images[:28]
     for amount in torch.tensor(AMOUNTS[name], dtype=torch.float32):
-        ours = ops.OPERATIONS[name](tensor(images), amount.expand(len(images)))
+        number = torch.full((len(images), 1), NAMES.index(name))
+        ours = ops.apply(tensor(images), number, amount.expand(len(images), 1))
         for row, image in enumerate(images):
             picture = Image.fromarray(image.squeeze())
             theirs = F.to_tensor(pil.OPERATIONS[name](picture, float(amount)))

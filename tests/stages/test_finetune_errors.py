@@ -84,3 +84,19 @@ def test_a_checkpoint_of_something_else(script, tmp_path):
     torch.save({"model": {"fc.weight": torch.zeros(3, 3)}}, tmp_path / "x.pth")
     with pytest.raises(InputError, match="x.pth is of another network; missing: conv1.weight"):
         script(FINETUNE, *finetuning(tmp_path / "x.pth", tmp_path / "run"))
+
+
+def test_what_was_trained_is_looked_at_before_anything_begins(encoder, script, tmp_path, capsys):
+    run, one = tmp_path / "run", ("EPOCHS", 1, "FINETUNE.SEEDS", "[1]")
+    script(FINETUNE, *finetuning(encoder, run, *one))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    both = ("EPOCHS", 1, "FINETUNE.SEEDS", "[2, 1]")
+    capsys.readouterr()
+    for options, message in (
+        ((*both, "OPTIMIZER.LR", 0.02), "seed1/checkpoint.pth is of other settings: OPTIMIZER.LR"),
+        (("EVAL_ONLY", True), "EVAL_ONLY, and there is no .*seed2/checkpoint.pth; train first"),
+    ):
+        with pytest.raises(InputError, match=message):
+            script(FINETUNE, *finetuning(encoder, run, *both, *options))
+    assert not capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

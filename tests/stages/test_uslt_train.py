@@ -170,6 +170,13 @@ def test_selection_takes_the_trained_weights_or_their_average(
         for name, weights in content["ema_model"].items()
     }
     torch.save(content, tmp_path / "apart.pth")
+    # What is printed is of those that are taken.
+    said = capsys.readouterr().out
+    torch.save(content, tmp_path / "trained" / "checkpoint.pth")
+    argv = pretraining(tiny_cifar, neighbors, tmp_path / "trained")
+    script(PRETRAIN, *argv, *options, "EVAL_ONLY", True)
+    lines = re.findall("training images.*", said)
+    assert lines and re.findall("training images.*", capsys.readouterr().out) == lines
     chosen, features = {}, {}
     for which, more in (("model", ()), ("ema", ("USLT.WEIGHTS", "ema"))):
         run = tmp_path / which

@@ -5,6 +5,7 @@ import torch
 from toys.loop import Toy
 
 from usl import InputError
+from usl.training.loop import check_own
 from usl.training.resume import CHECKPOINT
 
 
@@ -157,6 +158,47 @@ def test_a_training_that_is_to_stop_where_it_was_not_tested(tmp_path):
     found = Toy(tmp_path, evaluate_every=3, stop=8, save_every=1).run(evaluate=evaluate)
     assert found.metrics["accuracy"].tolist() == [7.0]
     assert torch.load(tmp_path / CHECKPOINT)["metrics"][-1]["accuracy"] == 7.0
+
+
+def test_an_epoch_that_was_stopped_in_the_middle_has_one_row(tmp_path):
+    expected = Toy().run().metrics
+    found = Toy(tmp_path, stop=7).run().metrics
+    assert found["epoch"].tolist() == [1, 2] and found["step"].tolist() == [5, 7]
+    found = Toy(tmp_path, stop=9).run().metrics
+    assert found["epoch"].tolist() == [1, 2] and found["step"].tolist() == [5, 9]
+    found = Toy(tmp_path).run().metrics
+    for column in ("epoch", "step", "lr", "loss", "half"):
+        assert found[column].tolist() == pytest.approx(expected[column].tolist())
+
+
+def test_what_cannot_be_tested_loses_no_epoch(tmp_path):
+    def evaluate(network):
+        raise InputError("cannot read a.png")
+
+    with pytest.raises(InputError, match="cannot read a.png"):
+        Toy(tmp_path, evaluate_every=3).run(evaluate=evaluate)
+    toy = Toy(tmp_path, evaluate_every=3)
+    found = toy.run(evaluate=lambda network: {"accuracy": 7.0}).metrics
+    assert toy.seen == [] and found["step"].tolist() == [5, 10, 15]
+    assert found["accuracy"].tolist()[-1] == 7.0
+
+
+def test_what_own_checkpoints_do_not_allow_is_known_before(tmp_path):
+    def check(resume=True, settings=None, **plan):
+        plan = Toy(**plan).plan
+        check_own(plan, images=22, folder=tmp_path, settings=settings or {}, resume=resume)
+
+    check()
+    Toy(tmp_path, stop=10).run(settings={"LR": 1})
+    check(settings={"LR": 1})
+    check(resume=False)
+    with pytest.raises(InputError, match="is of other settings: LR was 1 and is 2; choose another"):
+        check(settings={"LR": 2})
+    with pytest.raises(InputError, match="step 10 of 5 is done already; set more `stop`, test, or"):
+        check(settings={"LR": 1}, stop=5)
+    torch.save({"state_dict": {}}, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="was not made by this training; remove it"):
+        check()
 
 
 def test_processes_that_are_not_at_the_same_step(monkeypatch):

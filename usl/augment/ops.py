@@ -34,11 +34,6 @@ def on_levels(x: Tensor) -> Tensor:
     return _image(_levels(x))
 
 
-def identity(x: Tensor, amount: Tensor) -> Tensor:
-    """The images as they are; ``amount`` is not looked at."""
-    return x
-
-
 def autocontrast(x: Tensor, amount: Tensor) -> Tensor:
     """Stretch each channel to the whole range; ``amount`` is not looked at."""
     levels = _levels(x).double()
@@ -121,7 +116,8 @@ def geometric(x: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
     x : Tensor (n, C, H, W)
         On grey levels or not.
     kind : Tensor (n,), int64
-        0 rotate, 1 shear_x, 2 shear_y, 3 translate_x, 4 translate_y: which, by image.
+        Which, by image: 0 turns it anticlockwise, 1 shifts each row by a slope times its number, 2
+        each column, 3 shifts it to the left, 4 upwards.
     amount : Tensor (n,)
         In degrees, pixels a pixel, or pixels.
     """
@@ -157,38 +153,7 @@ def take(x: Tensor, source: Tensor) -> Tensor:
     return x.flatten(2).gather(2, index).view(*x.shape[:2], *source.shape[1:])
 
 
-def rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    """Turn anticlockwise about the middle."""
-    return _moved(x, 0, degrees)
-
-
-def shear_x(x: Tensor, slope: Tensor) -> Tensor:
-    """Shift each row by ``slope`` times its number."""
-    return _moved(x, 1, slope)
-
-
-def shear_y(x: Tensor, slope: Tensor) -> Tensor:
-    """Shift each column by ``slope`` times its number."""
-    return _moved(x, 2, slope)
-
-
-def translate_x(x: Tensor, pixels: Tensor) -> Tensor:
-    """Shift to the left."""
-    return _moved(x, 3, pixels)
-
-
-def translate_y(x: Tensor, pixels: Tensor) -> Tensor:
-    """Shift upwards."""
-    return _moved(x, 4, pixels)
-
-
-def _moved(x: Tensor, kind: int, amount: Tensor) -> Tensor:
-    return geometric(x, torch.full_like(amount, kind, dtype=torch.long), amount)
-
-
-# The geometric ones come last, in the order of `geometric`, which does all of them in one call.
 OPERATIONS = {
-    "identity": identity,
     "autocontrast": autocontrast,
     "equalize": equalize,
     "solarize": solarize,
@@ -197,13 +162,10 @@ OPERATIONS = {
     "contrast": contrast,
     "color": color,
     "sharpness": sharpness,
-    "rotate": rotate,
-    "shear_x": shear_x,
-    "shear_y": shear_y,
-    "translate_x": translate_x,
-    "translate_y": translate_y,
 }
-NAMES = tuple(OPERATIONS)
+# In the order of `geometric`, which does all of them in one call.
+GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+NAMES = ("identity", *OPERATIONS, *GEOMETRIC)
 _ROTATE = NAMES.index("rotate")
 
 

@@ -40,7 +40,7 @@ from usl.stages.training import (
     training_settings,
 )
 from usl.training.layouts import Layout, exporting
-from usl.training.loop import Plan, Step, Trained, fit
+from usl.training.loop import Plan, Step, Trained, check_own, fit
 from usl.training.resume import CHECKPOINT
 from usl.training.supervised import AccuracyEvaluator
 
@@ -222,7 +222,17 @@ def evaluate(
         method.check()
         for trial in trials:
             trial.plan.check(trial.images)
-            if not cfg.EVAL_ONLY and isinstance(resume_of(cfg, trial.seed), Path):
+            if cfg.EVAL_ONLY:
+                _tested_checkpoint(cfg, trial)
+                continue
+            check_own(
+                trial.plan,
+                images=trial.images,
+                folder=_folder_of(trial, cfg),
+                settings=_settings_of(trial, cfg, train, method.section),
+                resume=resume_of(cfg, trial.seed),
+            )
+            if isinstance(resume_of(cfg, trial.seed), Path):
                 network = method.network()
                 check_checkpoint(cfg, trial.seed, network, method.optimizer(network))
         preprocess = preprocess_of(cfg, train)
@@ -264,7 +274,9 @@ def _trained(
     settings: dict[str, Any],
 ) -> Trained:
     """Train the network of a trial."""
-    folder = _folder_of(trial, cfg, run)
+    folder = _folder_of(trial, cfg)
+    if folder is not None and run.folder is not None:
+        folder.mkdir(exist_ok=True)
     make_step, prepare = method.step(views, trial)
     resume = resume_of(cfg, trial.seed)
     export = None
@@ -290,23 +302,22 @@ def _tested(
     cfg: CfgNode, trial: Trial, network: nn.Module, evaluator: AccuracyEvaluator
 ) -> Trained:
     """Test the checkpoint of a trial."""
-    own = Path(cfg.RUN_DIR) / f"seed{trial.seed}" / CHECKPOINT
-    path = tested_checkpoint(cfg, trial.seed, own)
+    path = _tested_checkpoint(cfg, trial)
     weights, average = resumable(read_checkpoint(path), path)
     load_weights(network, average or weights, where=str(path))
     row = {"epoch": 0, "step": 0, "images_per_second": np.nan} | evaluator(network.eval())
     return Trained(network, pd.DataFrame([row]))
 
 
-def _folder_of(trial: Trial, cfg: CfgNode, run: Run) -> Path | None:
+def _tested_checkpoint(cfg: CfgNode, trial: Trial) -> Path:
+    """The checkpoint of a trial that EVAL_ONLY tests; InputError where there is none."""
+    return tested_checkpoint(cfg, trial.seed, Path(cfg.RUN_DIR) / f"seed{trial.seed}" / CHECKPOINT)
+
+
+def _folder_of(trial: Trial, cfg: CfgNode) -> Path | None:
     """RUN_DIR/seed<seed>, for the checkpoint and the metrics; None with SKIP_SAVE."""
     parent = training_folder(cfg)
-    if parent is None:
-        return None
-    folder = parent / f"seed{trial.seed}"
-    if run.folder is not None:
-        folder.mkdir(exist_ok=True)
-    return folder
+    return None if parent is None else parent / f"seed{trial.seed}"
 
 
 def _settings_of(trial: Trial, cfg: CfgNode, images: AnyDataset, section: str) -> dict[str, Any]:

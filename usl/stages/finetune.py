@@ -118,10 +118,12 @@ def transform_of(cfg: CfgNode, preprocess: Preprocess) -> Transform:
     SCAN's strong view for the normalisations FixMatch-* and SCAN-*, as in the original, else MoCo
     v2's view.
     """
+    # Its settings are checked also where they play no part.
+    views = moco_transform(cfg.AUGMENT, preprocess.side)
     if cfg.DATASET.TRANSFORM_NAME.startswith(("FixMatch-", "SCAN-")):
         cutout = preprocess.side // 2
         return ScanTransform(flip=cfg.AUGMENT.FLIP, cutout=cutout, fill=preprocess.mean)
-    return moco_transform(cfg.AUGMENT, preprocess.side)
+    return views
 
 
 def method_of(cfg: CfgNode, images: AnyDataset, pretrained: nn.Module, dim: int) -> Method:

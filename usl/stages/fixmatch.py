@@ -52,7 +52,7 @@ def fixmatch_defaults() -> CfgNode:
     # Labelled images of a step.
     c.DATALOADER.BATCH_SIZE = 64
     # WideResNet, of DEPTH 28 and WIDTH 2 or others; ResNet18, or SmallResNet of DEPTH and WIDTH; or
-    # with PRETRAIN_PATH any encoder.
+    # with PRETRAIN_PATH any encoder, which has sizes of its own.
     c.MODEL.ARCH = "WideResNet"
     c.MODEL.DEPTH = 28
     c.MODEL.WIDTH = 2

@@ -24,7 +24,7 @@ from usl.report.training import write_training_report
 from usl.run import Run
 from usl.stages.inputs import check_seeds
 from usl.stages.paths import LISTS
-from usl.training.loop import Plan
+from usl.training.loop import Plan, check_own
 from usl.training.resume import load_training
 
 # Settings that do not change what a training ends with.
@@ -94,6 +94,7 @@ def add_flip(c: CfgNode) -> CfgNode:
 def add_moco(c: CfgNode) -> CfgNode:
     """Settings of stages that see MoCo v2's random views: usl/augment/moco.py."""
     add_flip(c)
+    # These four play no part with SCAN's views, which TRANSFORM_NAMEs FixMatch-… and SCAN-… mean.
     # Smallest share of the area that a crop keeps.
     c.AUGMENT.CROP = 0.2
     # Probabilities.
@@ -178,6 +179,17 @@ def check_resume(cfg: CfgNode, seeds: Sequence[int]) -> None:
             f"RESUME is one checkpoint for the seeds {list(seeds)}; write {{seed}} in its name, "
             "or train one seed"
         )
+
+
+def check_own_checkpoint(cfg: CfgNode, plan: Plan, images: AnyDataset) -> None:
+    """Raise InputError where the one training of a run cannot go on from its own checkpoint."""
+    check_own(
+        plan,
+        images=len(images),
+        folder=training_folder(cfg),
+        settings=training_settings(cfg, images),
+        resume=resume_of(cfg, plan.seed),
+    )
 
 
 def check_checkpoint(

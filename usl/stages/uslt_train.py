@@ -13,7 +13,7 @@ from torch import nn
 from usl import distributed
 from usl.artifacts import fingerprint
 from usl.augment.views import ImageViews, Transform
-from usl.checkpoints import has_average, load_weights, read_checkpoint, weights_in
+from usl.checkpoints import load_weights, read_checkpoint, weights_in
 from usl.cli import Call, choose_device
 from usl.config.parse import CfgNode
 from usl.data.datasets import AnyDataset
@@ -140,7 +140,7 @@ def frozen_encoder(cfg: CfgNode, images: AnyDataset) -> Encoder:
     if not encoder.scale and not isinstance(encoder.network, Pretext):
         raise InputError(
             f"checkpoint {cfg.MODEL.PRETRAIN_PATH} has no contrastive head; give a pretext "
-            "checkpoint"
+            "checkpoint, such as SCAN's or one of pretrain.py without CLD"
         )
     return encoder
 
@@ -237,6 +237,7 @@ def train(
             weight_decay=cfg.OPTIMIZER.WEIGHT_DECAY,
         )
         if not cfg.EVAL_ONLY:
+            training.check_own_checkpoint(cfg, plan, train_images)
             check_checkpoint(cfg, cfg.SEED, network, optimizer)
         run = begin(cfg, call, save=not cfg.EVAL_ONLY)
         run.note(
@@ -254,7 +255,7 @@ def train(
             )
 
         # 4. How the images to choose from are clustered.
-        _finish(run, cfg, trained, train_images, views)
+        _finish(run, cfg, network, trained, train_images, views)
 
 
 def _begins(cfg: CfgNode) -> bool:
@@ -282,9 +283,7 @@ def _train_heads(
     uslt, evaluator = cfg.USLT_PRETRAIN, _evaluator(cfg, test_images, views)
     if cfg.EVAL_ONLY:
         path = tested_checkpoint(cfg, cfg.SEED, Path(cfg.RUN_DIR) / CHECKPOINT)
-        content = read_checkpoint(path)
-        which = "ema" if has_average(content) else "model"
-        load_weights(network, weights_in(content, which=which), where=str(path))
+        load_weights(network, weights_in(read_checkpoint(path), which="model"), where=str(path))
         return Trained(network.eval(), pd.DataFrame([{"epoch": 0} | evaluator(network)]))
     clusters, images = uslt.NUM_SELECTED_SAMPLES, len(train_images)
     local = LocalCriterion(
@@ -342,12 +341,20 @@ def _evaluator(cfg: CfgNode, images: AnyDataset, views: ImageViews) -> UsltEvalu
 
 
 def _finish(
-    run: Run, cfg: CfgNode, trained: Trained, images: AnyDataset, views: ImageViews
+    run: Run,
+    cfg: CfgNode,
+    network: UsltNetwork,
+    trained: Trained,
+    images: AnyDataset,
+    views: ImageViews,
 ) -> None:
-    """Print how the images to choose from are clustered; write the report, and close the run."""
+    """Print how the images to choose from are clustered; write the report, and close the run.
+
+    By the trained weights, which selection takes, also where their average is kept.
+    """
     clusters = cfg.USLT_PRETRAIN.NUM_SELECTED_SAMPLES
     with run.timed("evaluation"):
-        found = _evaluator(cfg, images, views)(trained.network)
+        found = _evaluator(cfg, images, views)(network.eval())
     if is_main():
         for head in sorted({name.partition("/")[2] for name in found}):
             numbers = {k.partition("/")[0]: v for k, v in found.items() if k.endswith(f"/{head}")}

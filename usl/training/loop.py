@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from usl import distributed
 from usl.artifacts import fingerprint
 from usl.augment.rng import permutation
 from usl.errors import InputError
-from usl.training.resume import Stateful, TrainingState
+from usl.training.resume import Stateful, TrainingState, own_checkpoint
 
 log = logging.getLogger("usl")
 
@@ -103,6 +103,8 @@ class Plan:
     def check(self, images: int) -> None:
         """Raise InputError where the plan is impossible for so many images."""
         size, parts = self.batch_size, self.accumulate * distributed.world_size()
+        if images < 2:
+            raise InputError(f"there are {images} images to train on; give at least 2")
         if not 2 <= size <= images:
             raise InputError(f"`batch_size` is {size}; choose 2 to {images}, the images")
         if self.accumulate < 1 or size % parts or size // parts < 2:
@@ -127,11 +129,10 @@ class Plan:
             raise InputError(f"unknown `precision` {self.precision!r}; choose one of {known}")
         if self.warmup < 0:
             raise InputError(f"`warmup` is {self.warmup} steps; choose 0 or more")
-        if self.evaluate_every < 1 or self.save_every < 0:
-            raise InputError(
-                f"`evaluate_every` is {self.evaluate_every} and `save_every` {self.save_every}; "
-                "choose at least 1 epoch, and 0 or more steps"
-            )
+        if self.evaluate_every < 1:
+            raise InputError(f"`evaluate_every` is {self.evaluate_every} epochs; choose 1 or more")
+        if self.save_every < 0:
+            raise InputError(f"`save_every` is {self.save_every} steps; choose 0 or more")
         if self.check_every < 1:
             raise InputError(f"`check_every` is {self.check_every} steps; choose at least 1")
         if not 0 <= self.ema < 1:
@@ -238,20 +239,13 @@ def fit(
     """
     plan.check(images)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
-    free = ("save_every", "stop", "check_every")
-    fixed = {k: v for k, v in asdict(plan).items() if k not in free}
-    if plan.shared_norms:
-        # As always before there was a choice.
-        del fixed["shared_norms"]
     given = resume if isinstance(resume, Path) else None
-    if given is not None:
-        fixed["resumed"] = fingerprint(given)
     state = TrainingState(
         network,
         optimizer,
         ema=plan.ema,
         folder=folder,
-        settings=(settings or {}) | {"plan": fixed},
+        settings=_lasting(plan, settings, given),
         device=device,
         extras={"scaler": scaler, **(extras or {})},
     )
@@ -263,12 +257,7 @@ def fit(
     step_of = make_step(distributed.parallel(network, device, shared_norms=plan.shared_norms))
     total = plan.total(images)
     writer = _tensorboard(folder)
-    end = min(total, plan.stop or total)
-    if state.step > end or (state.step == end and not state.rows):
-        raise InputError(
-            f"step {state.step} of {end} is done already; set more `epochs`, test, or begin anew "
-            "with `resume` none"
-        )
+    end = _end(plan, images, state.step, state.rows)
     bar = tqdm(
         total=end,
         initial=state.step,
@@ -306,11 +295,17 @@ def fit(
                 state.save()
         state.check()
         spent = time.perf_counter() - begin
+        whole = state.step % per_epoch == 0
         row = {"epoch": epoch + 1, "step": state.step, "lr": lr} | state.means()
         row["images_per_second"] = (state.step - first) * plan.batch_size / spent
         if evaluate and ((epoch + 1) % plan.evaluate_every == 0 or state.step == end):
-            row |= state.tested(evaluate)
-        state.end_epoch(row, export)
+            try:
+                row |= state.tested(evaluate)
+            except InputError:
+                # Such as test images that cannot be read: the training is not lost.
+                state.end_epoch(row, None, whole=whole)
+                raise
+        state.end_epoch(row, export, whole=whole)
         if writer is not None:
             for name, value in row.items():
                 writer.add_scalar(name, value, state.step)
@@ -323,6 +318,43 @@ def fit(
         state.save()
         state.save_metrics()
     return Trained(state.evaluated().eval(), pd.DataFrame(state.rows), state.began)
+
+
+def check_own(
+    plan: Plan, *, images: int, folder: Path | None, settings: dict[str, Any], resume: bool | Path
+) -> None:
+    """Raise InputError where :func:`fit`, so called, would not go on from its own checkpoint."""
+    if folder is None or not resume:
+        return
+    given = resume if isinstance(resume, Path) else None
+    content = own_checkpoint(folder, _lasting(plan, settings, given), given=given)
+    if content is not None:
+        _end(plan, images, content["step"], content["metrics"])
+
+
+def _lasting(plan: Plan, settings: dict[str, Any] | None, given: Path | None) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued."""
+    free = ("save_every", "stop", "check_every")
+    fixed = {k: v for k, v in asdict(plan).items() if k not in free}
+    if plan.shared_norms:
+        # As always before there was a choice.
+        del fixed["shared_norms"]
+    if given is not None:
+        fixed["resumed"] = fingerprint(given)
+    return (settings or {}) | {"plan": fixed}
+
+
+def _end(plan: Plan, images: int, step: int, rows: Sequence[dict[str, float]]) -> int:
+    """The step to stop at; InputError where there is nothing left to do or to test."""
+    total = plan.total(images)
+    end = min(total, plan.stop or total)
+    if step > end or (step == end and not rows):
+        more = "stop" if end < total else "steps" if plan.steps else "epochs"
+        raise InputError(
+            f"step {step} of {end} is done already; set more `{more}`, test, or begin anew with "
+            "`resume` none"
+        )
+    return end
 
 
 def _one_step(

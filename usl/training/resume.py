@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,20 +124,28 @@ class TrainingState:
         # Norms that are not shared have statistics of their own in every process.
         for network in (self.network, self.evaluated()):
             distributed.from_main(*network.buffers())
-        self.tested_at = self.step
         raw = {} if self.average is None else evaluate(self.network.eval())
         found = evaluate(self.evaluated().eval())
+        self.tested_at = self.step
         return found | {f"{k} raw" if "/" in k else f"{k}/raw": v for k, v in raw.items()}
 
     def end_epoch(
         self,
         row: dict[str, float],
         export: Callable[[dict[str, Any], dict[str, float]], None] | None,
+        *,
+        whole: bool,
     ) -> None:
-        """Keep the metrics of an epoch, and write what there is to write."""
+        """Keep the metrics of an epoch, and write what there is to write.
+
+        Of one that is not ``whole``, because training stops within it, until there are better ones.
+        """
+        if self.rows and self.rows[-1]["epoch"] == row["epoch"]:
+            self.rows.pop()
         self.rows.append(row)
         self.best = max(self.best, row.get("accuracy", 0.0))
-        self.sums, self.count = {}, 0
+        if whole:
+            self.sums, self.count = {}, 0
         text = ", ".join(f"{k} {v:.4g}" for k, v in row.items())
         if distributed.rank() == 0:
             log.info("%s", text)
@@ -196,20 +204,11 @@ class TrainingState:
         InputError
             It is of another training, of another network, or of other settings, which are named.
         """
-        own = None if self.folder is None else self.folder / CHECKPOINT
-        content = read_checkpoint(own) if own is not None and own.exists() else None
-        if own is not None and content is not None:
-            known = {"settings", "model", *self.extras} - {"scaler"} <= set(content)
-            if not known and given is None:
-                raise InputError(f"{own} was not made by this training; remove it")
-            different = _differences(content["settings"], self.settings) if known else ["all"]
-            if different and given is None:
-                raise InputError(
-                    f"{own} is of other settings: {'; '.join(different[:3])}; "
-                    "choose another `run_name`, or `resume` none to begin anew"
-                )
-            if not different:
-                self._take_up(content, own, per_epoch)
+        if self.folder is not None:
+            parts = set(self.extras) - {"scaler"}
+            content = own_checkpoint(self.folder, self.settings, parts=parts, given=given)
+            if content is not None:
+                self._take_up(content, self.folder / CHECKPOINT, per_epoch)
                 return
         if given is not None:
             self._take_up(read_checkpoint(given), given, per_epoch)
@@ -248,6 +247,52 @@ class TrainingState:
         # Whoever was killed after the checkpoint has not written its last row.
         self.save_metrics()
         log.info("training goes on from step %d of %s", self.step, path)
+
+
+def own_checkpoint(
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    parts: Collection[str] = (),
+    given: Path | None = None,
+) -> dict[str, Any] | None:
+    """What the checkpoint holds that a training with these settings has left in its folder.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : dict
+        What must be the same.
+    parts : collection of str
+        What it must hold beside weights and settings.
+    given : Path, optional
+        Where the training starts otherwise: from a checkpoint from elsewhere.
+
+    Returns
+    -------
+    dict, or None
+        None where there is none; nor with ``given`` where it is of another training.
+
+    Raises
+    ------
+    InputError
+        Without ``given``: it is of another training, or of other settings, which are named.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    content: dict[str, Any] = read_checkpoint(path)
+    known = {"settings", "model", *parts} <= set(content)
+    if not known and given is None:
+        raise InputError(f"{path} was not made by this training; remove it")
+    wanted = json.loads(json.dumps(settings))
+    different = _differences(content["settings"], wanted) if known else ["all"]
+    if different and given is None:
+        raise InputError(
+            f"{path} is of other settings: {'; '.join(different[:3])}; "
+            "choose another `run_name`, or `resume` none to begin anew"
+        )
+    return None if different else content
 
 
 def load_training(
