@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from usl.geometry import kernels
+from usl.geometry.distances import distances_to, distances_to_own
 from usl.geometry.neighbors.compiled import _tournament
-from usl.geometry.points import distances_to, distances_to_own, fold_sum, squared_distances
+from usl.geometry.points import fold_sum, squared_distances
 
 
 def test_sums_have_the_bits_of_fold_sum():

@@ -14,16 +14,8 @@ from tqdm import tqdm
 from usl.errors import InputError
 from usl.geometry import jit
 from usl.geometry.assignment import Assigner
-from usl.geometry.points import (
-    BLOCK_ROWS,
-    Points,
-    as_points,
-    blocks,
-    distances_to,
-    distances_to_own,
-    first_copies,
-    full_precision,
-)
+from usl.geometry.distances import distances_to, distances_to_own
+from usl.geometry.points import BLOCK_ROWS, Points, as_points, blocks, first_copies, full_precision
 from usl.shards import Snapshot
 
 log = logging.getLogger("usl")

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from usl.geometry.distances import distances_to
 from usl.geometry.points import (
     SCRATCH,
     UNIT32,
     UNIT64,
     Points,
     blocks,
-    distances_to,
     first_copies,
     same_bits,
     squared_distances,

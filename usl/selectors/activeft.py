@@ -9,17 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.geometry.assignment import Assigner
+from usl.geometry.distances import distances_to
 from usl.geometry.kmeans import member_sums
 from usl.geometry.pairs import cover_step
-from usl.geometry.points import (
-    Points,
-    as_points,
-    check_budget,
-    distances_to,
-    fold_sum,
-    same_bits,
-    unit_rows,
-)
+from usl.geometry.points import Points, as_points, check_budget, fold_sum, same_bits, unit_rows
 
 # As published: iterations and learning rate of Adam, and the temperature.
 ITERATIONS, RATE, TEMPERATURE = 300, 1e-3, 0.07

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from usl.geometry.distances import distances_to
 from usl.geometry.kmeans import Clusters, assigned_distances, cluster_by_cluster, kmeans
-from usl.geometry.points import as_points, check_budget, distances_to, fold_sum
+from usl.geometry.points import as_points, check_budget, fold_sum
 from usl.selectors.farthest import spread_picks
 
 # Images that spread starts are drawn from, at most about twice as many; and distances that are kept

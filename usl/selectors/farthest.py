@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from usl.geometry.distances import distances_to
 from usl.geometry.kmeans import member_sums
-from usl.geometry.points import Points, as_points, check_budget, distances_to, fold_sum
+from usl.geometry.points import Points, as_points, check_budget, fold_sum
 
 
 def farthest_picks(features: Any, budget: int) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from usl.geometry.assignment import nearest_centroids
+from usl.geometry.distances import distances_to
 from usl.geometry.pairs import Gaussian, Settled
-from usl.geometry.points import Points, as_points, distances_to, fold_sum, same_bits
+from usl.geometry.points import Points, as_points, fold_sum, same_bits
 from usl.selectors.farthest import squared_distance_picks
 from usl.selectors.maxherding import coverage_gains, soft_coverage
 

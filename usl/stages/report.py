@@ -10,9 +10,10 @@ import torch
 
 from usl.data.datasets import AnyDataset
 from usl.geometry.coverage import coverage_curve
+from usl.geometry.distances import distances_to
 from usl.geometry.kmeans import Clusters
 from usl.geometry.neighbors.search import Neighbors
-from usl.geometry.points import Points, blocks, distances_to
+from usl.geometry.points import Points, blocks
 from usl.report.selection import (
     PICTURES,
     Coverage,

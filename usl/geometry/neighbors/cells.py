@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from usl.geometry.coarse import Coarse, coarse_clusters
+from usl.geometry.distances import distances_to
 from usl.geometry.neighbors.search import Neighbors, backend_of, search
-from usl.geometry.points import Points, distances_to
+from usl.geometry.points import Points
 
 # Points of a cell, about; and how many cells are searched for those of one, itself included.
 POINTS, SEARCHED = 1024, 16
