@@ -11,7 +11,7 @@ from oracles.forms import FORMS
 
 from usl import InputError, Regularizer, select
 from usl.geometry import assignment
-from usl.geometry import kmeans as kmeans_module
+from usl.geometry import distances as distances_module
 from usl.geometry.neighbors import search as neighbors_module
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.neighbors.search import BACKENDS, backend_of
@@ -208,8 +208,9 @@ def test_block_sizes_and_threads_change_nothing(form, monkeypatch):
         monkeypatch.setattr(regularizer_module, "TILE", scratch)
         monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", scratch)
         monkeypatch.setattr(assignment, "TERMS", scratch)
-        for module in (assignment, kmeans_module, regularizer_module, neighbors_module):
+        for module in (assignment, distances_module, regularizer_module, neighbors_module):
             monkeypatch.setattr(module, "SCRATCH", scratch)
+        monkeypatch.setattr(distances_module, "SHARE", scratch)
         torch.set_num_threads(count)
         try:
             again = find_neighbors(x, 30, memory=tile)
