@@ -6,7 +6,7 @@ import torch
 from helpers import features
 
 from usl import InputError
-from usl.geometry import assignment, points
+from usl.geometry import assignment, distances
 from usl.selectors import activeft
 from usl.selectors.activeft import trained_picks
 
@@ -54,7 +54,7 @@ def test_the_same_picks_for_any_block(monkeypatch):
     x = features("sphere", 120, 5)
     expected = trained_picks(x, 9, seed=1).tolist()
     monkeypatch.setattr(assignment, "ASSIGN_ELEMENTS", 64)
-    monkeypatch.setattr(points, "SCRATCH", 32)
+    monkeypatch.setattr(distances, "SHARE", 32)
     assert trained_picks(x, 9, seed=1).tolist() == expected
 
 

@@ -6,7 +6,7 @@ import torch
 from helpers import features
 
 from usl import InputError
-from usl.geometry import assignment, pairs, points
+from usl.geometry import assignment, distances, pairs
 from usl.geometry.neighbors.exact import find_neighbors
 from usl.geometry.points import Points
 from usl.selectors import maxherding, probcover
@@ -15,7 +15,7 @@ from usl.selectors.registry import SELECTORS, Context
 # How much is computed at once.
 BLOCKS = [
     (assignment, "ASSIGN_ELEMENTS", 64), (assignment, "TERMS", 1000), (pairs, "SIDE", 7),
-    (pairs, "SCRATCH", 12), (points, "SCRATCH", 12), (maxherding, "SIDE", 16),
+    (pairs, "SCRATCH", 12), (distances, "SHARE", 12), (maxherding, "SIDE", 16),
     (maxherding, "BATCH", 3), (probcover, "SIDE", 9),
 ]  # fmt: skip
 # Its 300 steps take a second.
